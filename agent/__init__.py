@@ -1,0 +1,3 @@
+"""Tampu: answers prompts from small devices with a local language model."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,98 @@
+"""An answer as it grows: what the engine said so far about one request, for the front that asked."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from agent.errors import Internal, RequestError, from_code
+from agent.request import Delta, Event, Failed, Finished, Queued, Request, Resume, Started
+
+
+class Answer:
+    """Grows by `take` until `terminal` is set; one reader follows it with `pieces` or `finished`.
+
+    Text that arrives while the reader is busy is merged, so a slow reader costs the length of the
+    answer and no more.
+    """
+
+    def __init__(self, key: int, request: Request) -> None:
+        self.key = key
+        self.request = request
+        self.text = ""
+        self.num_prompt = 0
+        self.is_started = False
+        self.is_queued = False
+        self.terminal: Finished | Failed | None = None
+        self.num_deaths = 0
+        self._tokens: list[int] = []
+        self._draws = 0
+        self._changed = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    @property
+    def has_tokens(self) -> bool:
+        return bool(self._tokens)
+
+    @property
+    def resume(self) -> Resume | None:
+        """Where another engine process has to go on, or None when nothing was generated."""
+        return Resume(tokens=tuple(self._tokens), draws=self._draws) if self._tokens else None
+
+    def take(self, event: Event) -> None:
+        """Add what the engine said; ignored after the terminal event."""
+        if self.terminal is not None:
+            return
+        match event:
+            case Queued():
+                self.num_prompt = event.num_prompt
+                self.is_queued = True
+            case Started():
+                self.is_started = True
+            case Delta():
+                self.text += event.text
+                self._tokens += event.tokens
+                self._draws = event.draws
+            case Finished() | Failed():
+                self.terminal = event
+                self.ended.set()
+        self._changed.set()
+
+    def fail(self, error: RequestError) -> None:
+        """End the answer with this error unless it has ended already."""
+        detail = error.detail
+        if error.retry_after_ms is not None:
+            detail = {**detail, "retry_after_ms": error.retry_after_ms}
+        self.take(Failed(code=error.code, message=error.message, detail=detail))
+
+    async def pieces(self, start: int = 0) -> AsyncIterator[str]:
+        """Text from character `start` on, as it comes. Raises the RequestError it ends in."""
+        while True:
+            text, ended = self.text[start:], self.terminal is not None
+            if text:
+                start += len(text)
+                yield text
+            elif ended:
+                self.result()
+                return
+            else:
+                await self.change()
+
+    async def change(self) -> None:
+        """Wait until something more is known than at the last call."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def finished(self) -> Finished:
+        """Wait for the end. Raises the RequestError it ends in."""
+        await self.ended.wait()
+        return self.result()
+
+    def result(self) -> Finished:
+        """How it ended. Raises the RequestError it ended in; only after the end."""
+        match self.terminal:
+            case Finished():
+                return self.terminal
+            case Failed(code, message, detail):
+                error = from_code(code, message, {k: v for k, v in detail.items() if k != "retry_after_ms"})
+                error.retry_after_ms = detail.get("retry_after_ms")
+                raise error
+        raise Internal("the answer has not ended yet")

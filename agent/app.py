@@ -1,0 +1,154 @@
+"""The daemon: builds every part, and owns start order, readiness, drain and exit.
+
+The only module that knows all the others.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent import logs, systemd
+from agent.api.front import build_app
+from agent.api.http import HttpServer, bind_socket
+from agent.catalog.manifest import load_manifest
+from agent.catalog.placement import Placement, place
+from agent.catalog.store import Store
+from agent.catalog.watch import FolderWatch
+from agent.config import Config
+from agent.engine.messages import Load
+from agent.engine_client import EngineClient, EngineState
+from agent.errors import ConfigError, ManifestError, ModelFileError, ModelUnavailable
+from agent.hardware.cpu import usable_cores
+from agent.hardware.memory import available_bytes
+from agent.mqtt.front import MqttFront
+from agent.request import FinishReason
+from agent.status import ModelIdentity, StatusSource
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+LAST_FRAMES_S = 3.0
+
+
+def main(config: Config) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Raises ConfigError and other TampuErrors at start."""
+    logs.set_up(config.log)
+    sock = bind_socket(config.api.socket, config.api.group)
+    with _only_instance(config.api.socket):
+        return asyncio.run(App(config, sock).run())
+
+
+class App:
+    """One daemon from start to exit."""
+
+    def __init__(self, config: Config, sock: socket.socket) -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+        self._engine = EngineClient(self._find_model, config.limits, self._on_engine_state)
+        self._status = StatusSource(config.node, self._engine)
+        self._front = MqttFront(config, self._engine, self._status)
+        api = build_app(self._engine, self._status, config.limits, dict(config.profiles))
+        self._http = HttpServer(api, sock)
+        self._watch: FolderWatch | None = None
+        self._is_ready = False
+
+    async def run(self) -> int:
+        """Serve until told to stop, then drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._start_watch(loop)
+        await self._http.start()
+        log.info("node %s; socket %s", self._config.node, self._config.api.socket)
+        tasks = [
+            asyncio.create_task(self._engine.run(), name="engine supervisor"),
+            asyncio.create_task(self._front.run(), name="mqtt"),
+            asyncio.create_task(systemd.feed_watchdog(), name="watchdog"),
+        ]
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        done, _ = await asyncio.wait([stop, *tasks[:2]], return_when=asyncio.FIRST_COMPLETED)
+        if stop not in done:
+            log.critical("a part of the daemon ended by itself", exc_info=next(iter(done)).exception())
+        await self._shut_down(tasks)
+        return 0 if stop in done else 1
+
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Let running answers end for a while, cut the rest short, then take the parts down in turn."""
+        systemd.notify(STOPPING="1", STATUS="stopping")
+        log.info("stopping; %d requests under way", self._engine.num_live)
+        self._status.is_stopping = True
+        self._engine.close_door()
+        self._front.publish_state()
+        await self._engine.drained(DRAIN_S)
+        self._engine.cancel_all(FinishReason.CANCELLED)
+        await self._engine.drained(LAST_FRAMES_S)
+        await self._front.close()
+        await self._http.stop(LAST_FRAMES_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._watch:
+            self._watch.stop()
+
+    # ---- the model ---------------------------------------------------------------------------
+
+    def _find_model(self) -> Load:
+        """What the engine should load now. Raises ModelUnavailable."""
+        placement = self._place()
+        for reason in placement.why:
+            log.info("model %s %s: %s", placement.name, placement.quant, reason)
+        self._status.model = ModelIdentity(placement.name, placement.quant, placement.sha256)
+        return placement.load
+
+    def _place(self) -> Placement:
+        models = self._config.models
+        try:
+            manifest = load_manifest(Path(models.manifest) if models.manifest else None)
+            return place(self._config, manifest, Store(Path(models.folder)), available_bytes(), usable_cores())
+        except (ManifestError, ModelFileError) as error:
+            raise ModelUnavailable(str(error)) from error
+
+    def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A model that arrives later is taken without a restart. A folder that cannot be watched is said."""
+        models = self._config.models
+        watch = FolderWatch(
+            Path(models.folder),
+            lambda: _tell(loop, self._engine.retry_load),
+            manifest=Path(models.manifest) if models.manifest else None,
+        )
+        try:
+            watch.start()
+        except OSError as error:
+            log.warning("%s is not watched for new models: %s", models.folder, error)
+            return
+        self._watch = watch
+
+    def _on_engine_state(self) -> None:
+        engine = self._engine
+        log.info("engine: %s%s", engine.state.value, f" ({engine.reason})" if engine.reason else "")
+        self._front.publish_state()
+        systemd.notify(STATUS=engine.reason or f"answering as {self._config.node}")
+        # Ready means that requests are taken; the model may still be loading.
+        if not self._is_ready and engine.state is not EngineState.STARTING:
+            self._is_ready = True
+            systemd.notify(READY="1")
+
+
+@contextlib.contextmanager
+def _only_instance(socket_path: str) -> Iterator[None]:
+    """Hold a lock beside the socket: two daemons would steal each other's socket and node name."""
+    with open(f"{socket_path}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another tampu runs with the socket {socket_path}; stop it or set api.socket") from None
+        yield
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(function)

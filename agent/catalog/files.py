@@ -1,0 +1,113 @@
+"""Whole files only: hashing while streaming, and putting a file under its name in one step.
+
+Every function raises OSError as the system gave it; the store turns it into a sentence.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from agent.errors import ModelFileError
+
+Progress = Callable[[int, int, str], None]
+"""Called with bytes done, bytes in all and what is being done, from the thread that does it."""
+
+CHUNK_BYTES = 1 << 20
+
+
+def quiet(done_bytes: int, total_bytes: int, label: str) -> None:
+    """The progress nobody looks at."""
+
+
+def copy_hashed(
+    source: IO[bytes], target: IO[bytes] | None, total_bytes: int, progress: Progress, label: str
+) -> str:
+    """Stream `source` to its end into `target` (None only hashes); the sha256 in hex."""
+    digest = hashlib.sha256()
+    done = 0
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+        done += len(chunk)
+        progress(done, total_bytes, label)
+    return digest.hexdigest()
+
+
+def sha256_of(path: Path, progress: Progress) -> str:
+    """The sha256 of a file in hex, read in pieces of 1 MiB."""
+    with path.open("rb") as file:
+        return copy_hashed(file, None, path.stat().st_size, progress, "checking")
+
+
+@contextlib.contextmanager
+def written_whole(target: Path) -> Iterator[IO[bytes]]:
+    """A file that gets the name `target` when the block ends without an error, and is on the disk by then.
+
+    Until then it is hidden beside it; what an earlier, killed writer left there is overwritten.
+    """
+    part = _part_of(target)
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def place(source: Path, target: Path, progress: Progress) -> None:
+    """Give the content of `source` the name `target` too: a hard link, or a copy across file systems."""
+    part = _part_of(target)
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+        _rename(part, target)
+    except OSError:  # another file system, or one without links
+        with source.open("rb") as content, written_whole(target) as file:
+            copy_hashed(content, file, source.stat().st_size, progress, "copying")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
+    """One writer at a time in `folder`; others wait. The lock ends with the process that holds it."""
+    with (folder / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(0, 1, "waiting for another fetch")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raises ModelFileError when the disk of `folder` has less than `needed_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise ModelFileError(
+            f"{folder}: {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; "
+            "free some, or use another disk (--folder DIR for the models, XDG_CACHE_HOME for the cache)"
+        )
+
+
+def _part_of(target: Path) -> Path:
+    # Hidden, and no *.gguf: whoever looks for models does not see it.
+    return target.with_name(f".{target.name}.part")
+
+
+def _rename(part: Path, target: Path) -> None:
+    os.replace(part, target)
+    # The new name is on the disk only when the folder is.
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

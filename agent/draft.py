@@ -1,0 +1,81 @@
+"""From what a client wrote to a `Request` within the box's limits. Pure; both fronts pass here."""
+
+import secrets
+
+from msgspec import Struct
+
+from agent.config import Limits, Profile
+from agent.errors import BadRequest, NotFound
+from agent.request import (
+    DEFAULT_TEMPERATURE,
+    DEFAULT_TOP_K,
+    DEFAULT_TOP_P,
+    NUM_SEEDS,
+    Message,
+    Request,
+    Sampling,
+)
+
+DEFAULT_MAX_TOKENS = 256
+
+
+class Draft(Struct, frozen=True, kw_only=True):
+    """A request as asked for: None means "as the box likes"."""
+
+    client: str
+    id: str
+    messages: tuple[Message, ...]
+    profile: str | None = None
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ttl_s: float | None = None
+
+
+def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Request:
+    """The request to run: values clamped, the seed drawn, the system prompt in front.
+
+    Raises BadRequest or NotFound.
+    """
+    return Request(
+        client=draft.client,
+        id=draft.id,
+        messages=_conversation(draft, profiles),
+        sampling=Sampling(
+            seed=secrets.randbelow(NUM_SEEDS) if draft.seed is None else draft.seed,
+            temperature=DEFAULT_TEMPERATURE if draft.temperature is None else draft.temperature,
+            top_p=DEFAULT_TOP_P if draft.top_p is None else draft.top_p,
+            top_k=DEFAULT_TOP_K if draft.top_k is None else draft.top_k,
+        ),
+        max_tokens=min(draft.max_tokens or DEFAULT_MAX_TOKENS, limits.max_tokens),
+        stop=draft.stop,
+        ttl_s=limits.ttl_s if draft.ttl_s is None else min(draft.ttl_s, limits.ttl_s),
+    )
+
+
+def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, ...]:
+    if not draft.messages:
+        raise BadRequest("messages: must hold at least one message")
+    if draft.messages[-1].role == "system":
+        raise BadRequest("messages: must end with something to answer, not with a system message")
+    system = _system_prompt(draft, profiles)
+    if system is None:
+        return draft.messages
+    if any(message.role == "system" for message in draft.messages):
+        raise BadRequest("messages: hold a system message already; leave out profile and system, or that message")
+    return (Message("system", system), *draft.messages)
+
+
+def _system_prompt(draft: Draft, profiles: dict[str, Profile]) -> str | None:
+    if draft.profile is None:
+        return draft.system
+    if draft.system is not None:
+        raise BadRequest("profile, system: only one of them can be given")
+    if draft.profile not in profiles:
+        known = ", ".join(sorted(profiles)) or "none"
+        raise NotFound(f"profile: {draft.profile!r} is not configured on this box; there are: {known}")
+    return profiles[draft.profile].system

@@ -1,0 +1,111 @@
+"""The narrow port to the library that computes: everything the engine asks of llama.cpp.
+
+`LlamaBackend` (llama.py) is the real one; the tests' fake fits on a page because this does. One
+thread calls the backend; its tokenizer may be called from another at the same time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from agent.request import Sampling
+
+Chain = Any
+"""A sampling chain; only the backend that made it looks inside."""
+
+
+class DecodeStatus(IntEnum):
+    """What `llama_decode` says, with every negative code folded into ERROR."""
+
+    OK = 0
+    NO_CELLS = 1
+    ABORTED = 2
+    ERROR = -1
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialToken:
+    """A token that a chat template may spell out. The strips swallow white space beside its text."""
+
+    id: int
+    is_control: bool
+    strips_left: bool
+    strips_right: bool
+
+
+class Tokenizer(Protocol):
+    """The model's vocabulary. Safe to call from any thread."""
+
+    @property
+    def specials(self) -> Mapping[str, SpecialToken]:
+        """Control and user-defined tokens by their text."""
+
+    @property
+    def bos(self) -> int | None:
+        """The token a prompt must start with, or None when the model wants none."""
+
+    @property
+    def bos_text(self) -> str: ...
+
+    @property
+    def eos_text(self) -> str: ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The jinja source inside the model file."""
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Tokens of a text, no BOS added; control token strings stay plain text unless asked."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; empty for control tokens."""
+
+    def is_end(self, token: int) -> bool:
+        """True for tokens that end an answer."""
+
+
+class BatchRows(Protocol):
+    """The flat view of a batch that a backend needs; see batch.py."""
+
+    tokens: list[int]
+    positions: list[int]
+    slots: list[int]
+    outputs: list[bool]
+
+
+class Backend(Protocol):
+    """A loaded model with one context of `num_cells` KV cells and `num_slots` sequence ids."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def num_cells(self) -> int: ...
+
+    @property
+    def num_slots(self) -> int: ...
+
+    @property
+    def n_batch(self) -> int:
+        """The most rows one decode may have."""
+
+    def decode(self, batch: BatchRows) -> DecodeStatus:
+        """Compute the rows; on OK the output rows have logits, on NO_CELLS nothing changed."""
+
+    def new_chain(self, sampling: Sampling, draws: int) -> Chain:
+        """A sampling chain whose random numbers start after `draws` of them."""
+
+    def sample(self, chain: Chain, row: int) -> int: ...
+
+    def free_chain(self, chain: Chain) -> None: ...
+
+    def remove(self, slot: int, start: int) -> None:
+        """Free the cells of a slot from position `start` on."""
+
+    def next_position(self, slot: int) -> int:
+        """One past the last position the slot holds: what the ledger is checked against."""
+
+    def close(self) -> None: ...
+
+

@@ -1,0 +1,241 @@
+"""The engine thread: takes work from its inbox, steps, and emits what each step brought.
+
+One thread owns the backend. Others reach it through `inbox` only; they hand over sequences that
+are already rendered and tokenised (intake.py), so that a step is nothing but
+admit -> batch -> decode -> sample -> emit.
+"""
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.engine.backend import Backend, DecodeStatus
+from agent.engine.batch import Batch
+from agent.engine.kv_cache import KVCache
+from agent.engine.messages import Cancel, Events, KeyedEvent, Stats
+from agent.engine.pace import PrefillPace
+from agent.engine.prompt import Prompt
+from agent.engine.scheduler import Scheduler
+from agent.engine.sequence import Sequence
+from agent.request import Delta, Event, Failed, Finished, FinishReason, Queued, Started
+
+log = logging.getLogger(__name__)
+
+STATS_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A request that ended before it became a sequence."""
+
+    key: int
+    failed: Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the thread; sent when the daemon is gone."""
+
+
+Work = Prompt | Cancel | Rejected | Stop
+
+
+class Engine:
+    """`emit` gets the messages for the daemon, on the engine's own thread; it may block."""
+
+    def __init__(self, backend: Backend, emit: Callable[[Events | Stats], None]) -> None:
+        self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._backend = backend
+        self._emit = emit
+        self._kv = KVCache(backend)
+        self._scheduler = Scheduler(self._kv, backend.n_batch)
+        self._pace = PrefillPace()
+        self._sequences: dict[int, Sequence] = {}
+        self._events: list[KeyedEvent] = []
+        self._stats_due = 0.0
+        self._tokens_since_stats = 0
+        self._stats_since = time.monotonic()
+        self._is_stopped = False
+
+    def run(self) -> None:
+        """Turn until told to stop."""
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """Take work, step, report; sleeps on the inbox when there is nothing to do. False: told to stop."""
+        self._take_work()
+        if self._is_stopped:
+            return False
+        if not self._scheduler.is_idle:
+            self.step()
+        self._flush()
+        self._report_stats()
+        return True
+
+    def step(self) -> None:
+        """Compute one batch and let every sequence in it take its next token."""
+        streams_wait = any(sequence.is_decoding for sequence in self._scheduler.running)
+        for sequence in self._scheduler.admit():
+            self._put(sequence, Started())
+        # The daemon must know who was being computed if this step is the last one.
+        self._flush()
+        batch = self._scheduler.schedule(self._pace.rows(streams_wait=streams_wait, n_batch=self._backend.n_batch))
+        started = time.monotonic()
+        status = self._backend.decode(batch)
+        if status is DecodeStatus.OK:
+            if batch.num_prefill:
+                self._pace.observe(len(batch), time.monotonic() - started)
+            self._advance(batch)
+        else:
+            self._recover(batch, status)
+
+    # ---- work in -----------------------------------------------------------------------------
+
+    def _take_work(self) -> None:
+        """All waiting work; the first piece is waited for when the engine is idle."""
+        block = self._scheduler.is_idle
+        if block:
+            self._check_integrity()
+        while True:
+            try:
+                work = self.inbox.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            self._take(work)
+
+    def _take(self, work: Work) -> None:
+        match work:
+            case Prompt():
+                self._start(work)
+            case Cancel():
+                self._cancel(work)
+            case Rejected():
+                self._events.append(KeyedEvent(work.key, work.failed))
+            case Stop():
+                self._is_stopped = True
+
+    def _start(self, prompt: Prompt) -> None:
+        sequence = prompt.to_sequence(self._backend)
+        self._sequences[sequence.key] = sequence
+        self._scheduler.add(sequence)
+        self._put(sequence, Queued(num_prompt=sequence.num_prompt))
+        if sequence.num_generated and (reason := self._end_of(sequence, sequence.tokens[-1])):
+            # The process before this one died between the last token and the word that it was the last.
+            self._finish(sequence, reason)
+
+    def _cancel(self, cancel: Cancel) -> None:
+        sequence = self._sequences.get(cancel.key)
+        if sequence is None:
+            return
+        if sequence.num_generated:
+            self._finish(sequence, cancel.reason)
+        elif cancel.reason is FinishReason.TIMEOUT:
+            self._fail(sequence, "expired", "the request's time to live ended before its first token")
+        else:
+            self._fail(sequence, "cancelled", "the request was cancelled before its first token")
+
+    # ---- results out -------------------------------------------------------------------------
+
+    def _advance(self, batch: Batch) -> None:
+        for chunk in batch.chunks:
+            chunk.sequence.num_computed += chunk.count
+            if chunk.output_row is not None:
+                self._append(chunk.sequence, chunk.sequence.sampler.sample(chunk.output_row))
+
+    def _append(self, sequence: Sequence, token: int) -> None:
+        sequence.tokens.append(token)
+        sequence.new_tokens.append(token)
+        self._tokens_since_stats += 1
+        if sequence.first_token_at is None:
+            sequence.first_token_at = time.monotonic()
+        if not self._backend.tokenizer.is_end(token):
+            sequence.new_text += sequence.detokenizer.feed(self._backend.tokenizer.piece(token))
+        reason = self._end_of(sequence, token)
+        if reason:
+            self._finish(sequence, reason)
+        else:
+            self._put_delta(sequence)
+
+    def _end_of(self, sequence: Sequence, token: int) -> FinishReason | None:
+        """Why the answer ends with this token, or None when it goes on."""
+        if self._backend.tokenizer.is_end(token) or sequence.detokenizer.stopped:
+            return FinishReason.STOP
+        if sequence.num_generated >= sequence.max_tokens or len(sequence.tokens) > self._kv.num_cells:
+            return FinishReason.LENGTH
+        return None
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.new_text += sequence.detokenizer.finish()
+        if sequence.new_text or sequence.new_tokens:
+            self._put_delta(sequence)
+        self._put(sequence, Finished(finish_reason=reason, usage=sequence.usage(), timings=sequence.timings()))
+        self._forget(sequence)
+
+    def _fail(self, sequence: Sequence, code: str, message: str) -> None:
+        self._put(sequence, Failed(code=code, message=message))
+        self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        sequence.sampler.close()
+        del self._sequences[sequence.key]
+
+    def _put_delta(self, sequence: Sequence) -> None:
+        delta = Delta(text=sequence.new_text, tokens=tuple(sequence.new_tokens), draws=sequence.sampler.draws)
+        sequence.new_text = ""
+        sequence.new_tokens.clear()
+        self._put(sequence, delta)
+
+    def _put(self, sequence: Sequence, event: Event) -> None:
+        self._events.append(KeyedEvent(sequence.key, event))
+
+    def _flush(self) -> None:
+        if self._events:
+            self._emit(Events(items=tuple(self._events)))
+            self._events.clear()
+
+    # ---- when a decode fails -----------------------------------------------------------------
+
+    def _recover(self, batch: Batch, status: DecodeStatus) -> None:
+        """No cells: someone waits. Anything else: each sequence alone, and only the culprit ends."""
+        for chunk in batch.chunks:
+            self._kv.forget_uncomputed(chunk.sequence)
+        if status is DecodeStatus.NO_CELLS and self._scheduler.preempt_last():
+            log.warning("the KV cache was full before the ledger said so; one sequence waits")
+            return
+        for alone in batch.alone():
+            sequence = alone.chunks[0].sequence
+            if (status := self._backend.decode(alone)) is DecodeStatus.OK:
+                self._advance(alone)
+            else:
+                log.error("decode of request %d failed: %s", sequence.key, status.name)
+                self._kv.forget_uncomputed(sequence)
+                self._fail(sequence, "internal", f"the model could not compute this request ({status.name.lower()})")
+
+    # ---- how it is doing ---------------------------------------------------------------------
+
+    def _check_integrity(self) -> None:
+        for complaint in self._kv.check_integrity():
+            log.error("KV ledger: %s", complaint)
+
+    def _report_stats(self) -> None:
+        now = time.monotonic()
+        if now < self._stats_due and not self._scheduler.is_idle:
+            return
+        self._stats_due = now + STATS_EVERY_S
+        elapsed = max(now - self._stats_since, 1e-3)
+        self._emit(
+            Stats(
+                num_running=len(self._scheduler.running),
+                num_waiting=self._scheduler.num_waiting,
+                cells_used=self._kv.num_used,
+                cells_total=self._kv.num_cells,
+                num_preemptions=self._scheduler.num_preemptions,
+                tokens_per_s=self._tokens_since_stats / elapsed,
+            )
+        )
+        self._stats_since, self._tokens_since_stats = now, 0

@@ -1,0 +1,170 @@
+"""The words on the pipe between daemon and engine, filed by receiver.
+
+A frame is a 4-byte big-endian length and one msgpack struct. Both ends check the protocol number
+in `Hello`; a frame longer than MAX_FRAME_BYTES ends the connection. `key` names a request for the
+life of one daemon: fronts have ids, the pipe has keys.
+"""
+
+import socket
+import struct
+import threading
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agent.errors import EngineProtocolError
+from agent.request import Event, FinishReason, Request, Resume
+
+PROTOCOL = 1
+MAX_FRAME_BYTES = 8 << 20
+HEADER = struct.Struct(">I")
+
+
+# ---- received by the engine ----------------------------------------------------------------------
+
+
+class Load(Struct, frozen=True, tag="load"):
+    """Open this model. Sent once, first. Sizes are in tokens (`n_*`) as llama.cpp counts them."""
+
+    path: str
+    n_ctx: int
+    n_seq_max: int
+    n_batch: int
+    n_threads: int
+    kv_type: str
+    n_gpu_layers: int
+
+
+class Submit(Struct, frozen=True, tag="submit"):
+    """Answer this request, from the start or from where another engine process stopped."""
+
+    key: int
+    request: Request
+    resume: Resume | None = None
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Stop generating; an unknown key is ignored.
+
+    After the first token the answer ends with `reason` as its finish reason; before it, in the
+    error `cancelled` (or `expired` for a timeout).
+    """
+
+    key: int
+    reason: FinishReason
+
+
+# ---- received by the daemon ----------------------------------------------------------------------
+
+
+class Device(Struct, frozen=True):
+    """One compute device in ggml's registry; memory in bytes."""
+
+    name: str
+    description: str
+    kind: str
+    total_bytes: int
+    free_bytes: int
+
+
+class Hello(Struct, frozen=True, tag="hello"):
+    """The process is up and llama.cpp imported; nothing is loaded yet."""
+
+    protocol: int
+    pid: int
+    build: str
+    devices: tuple[Device, ...]
+    system: str
+
+
+class Loaded(Struct, frozen=True, tag="loaded"):
+    """The model answers from now on."""
+
+    description: str
+    n_ctx: int
+    n_ctx_train: int
+    n_seq_max: int
+    model_bytes: int
+    load_s: float
+
+
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """The model cannot be used; the engine ends after this."""
+
+    code: str
+    message: str
+
+
+class KeyedEvent(Struct, frozen=True, array_like=True):
+    key: int
+    event: Event
+
+
+class Events(Struct, frozen=True, tag="events"):
+    """What one step brought, in order."""
+
+    items: tuple[KeyedEvent, ...]
+
+
+class Stats(Struct, frozen=True, tag="stats"):
+    """How the engine is doing; sent about once a second and when it falls idle."""
+
+    num_running: int
+    num_waiting: int
+    cells_used: int
+    cells_total: int
+    num_preemptions: int
+    tokens_per_s: float
+
+
+ToEngine = Load | Submit | Cancel
+ToDaemon = Hello | Loaded | LoadFailed | Events | Stats
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: ToEngine | ToDaemon) -> bytes:
+    """The whole frame, header included."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise EngineProtocolError(f"a {type(message).__name__} of {len(body)} bytes does not fit the engine pipe")
+    return HEADER.pack(len(body)) + body
+
+
+def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    """A decoder for `ToEngine` or `ToDaemon` bodies."""
+    return msgspec.msgpack.Decoder(kind)
+
+
+class Pipe:
+    """The engine's blocking end. One thread receives; any thread may send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb")
+        self._decoder = decoder(ToEngine)
+        self._send_lock = threading.Lock()
+
+    def send(self, message: ToDaemon) -> None:
+        """Blocks while the daemon is behind: that is the bound. Raises OSError when it is gone."""
+        frame = encode(message)
+        with self._send_lock:
+            self._sock.sendall(frame)
+
+    def receive(self) -> Load | Submit | Cancel | None:
+        """The next message, or None when the daemon has closed its end."""
+        header = self._reader.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return None
+        (size,) = HEADER.unpack(header)
+        if size > MAX_FRAME_BYTES:
+            raise EngineProtocolError(f"the daemon announced a frame of {size} bytes")
+        body = self._reader.read(size)
+        if len(body) < size:
+            return None
+        try:
+            message: Load | Submit | Cancel = self._decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise EngineProtocolError(f"the daemon sent a message this engine does not know: {error}") from error
+        return message

@@ -1,0 +1,36 @@
+"""A request that is rendered and tokenised: what crosses from the reader thread to the engine thread."""
+
+import time
+from dataclasses import dataclass, field
+
+from agent.engine.backend import Backend
+from agent.engine.detokenizer import Detokenizer
+from agent.engine.sampler import Sampler
+from agent.engine.sequence import Sequence
+from agent.request import Request, Resume
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    key: int
+    request: Request
+    tokens: list[int]
+    resume: Resume | None = None
+    arrived_at: float = field(default_factory=time.monotonic)
+
+    def to_sequence(self, backend: Backend) -> Sequence:
+        """The sequence to schedule; a resumed one stands where its last delta left it."""
+        resumed = self.resume or Resume(tokens=(), draws=0)
+        detokenizer = Detokenizer(self.request.stop)
+        for token in resumed.tokens:
+            detokenizer.feed(backend.tokenizer.piece(token))
+        return Sequence(
+            key=self.key,
+            client=self.request.client,
+            tokens=[*self.tokens, *resumed.tokens],
+            num_prompt=len(self.tokens),
+            max_tokens=self.request.max_tokens,
+            sampler=Sampler(backend, self.request.sampling, resumed.draws),
+            detokenizer=detokenizer,
+            arrived_at=self.arrived_at,
+        )

@@ -1,0 +1,360 @@
+"""The daemon's side of the engine: admission, routing, deadlines, and continuity over engine deaths.
+
+    submit -> Answer (live) -> engine process -> events -> Answer ... terminal
+
+The child may die at any moment. Its live answers are given to the next child where they stopped;
+an answer that was being computed at two deaths is the likely cause and ends in `internal`, and
+until that is known suspects are computed one at a time.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from agent.answer import Answer
+from agent.config import Limits
+from agent.engine.messages import (
+    PROTOCOL,
+    Cancel,
+    Events,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    Stats,
+    Submit,
+    ToDaemon,
+)
+from agent.engine_process import EngineProcess
+from agent.errors import (
+    Busy,
+    Cancelled,
+    EngineProtocolError,
+    Expired,
+    Internal,
+    ModelUnavailable,
+    RateLimited,
+    RequestError,
+    from_code,
+)
+from agent.request import FinishReason, Request
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS = 2
+# No word from a working child for so long means it is stuck.
+STALL_S = 60.0
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 30.0
+# A child that lived so long starts the backoff afresh.
+STABLE_AFTER_S = 60.0
+RETRY_LOAD_S = 60.0
+# Before anything is measured, a guess of one answer's time for `retry_after_ms`.
+FIRST_ANSWER_S = 5.0
+
+
+class EngineState(StrEnum):
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class EngineClient:
+    """Owns the child process. `find_model` says what to load, or raises the RequestError why not; it
+    reads files, so it is called on a thread of its own.
+
+    `on_state` is called, on the loop, whenever `state` or `reason` changes.
+    """
+
+    def __init__(
+        self,
+        find_model: Callable[[], Load],
+        limits: Limits,
+        on_state: Callable[[], None] = lambda: None,
+        *,
+        stall_s: float = STALL_S,
+    ) -> None:
+        self.state = EngineState.STARTING
+        self.reason = "the engine process is starting"
+        self.hello: Hello | None = None
+        self.loaded: Loaded | None = None
+        self.stats: Stats | None = None
+        self.last_crash: str | None = None
+        self.num_restarts = 0
+        self._find_model = find_model
+        self._limits = limits
+        self._on_state = on_state
+        self._stall_s = stall_s
+        self._process: EngineProcess | None = None
+        self._live: dict[int, Answer] = {}
+        self._next_key = 1
+        self._suspects: deque[Answer] = deque()
+        self._suspect: Answer | None = None
+        self._deadlines: dict[int, asyncio.TimerHandle] = {}
+        self._retry = asyncio.Event()
+        self._answer_s = FIRST_ANSWER_S
+        self._submitted_at: dict[int, float] = {}
+        self._last_word_at = time.monotonic()
+        self._is_closed = False
+
+    # ---- what fronts use ---------------------------------------------------------------------
+
+    @property
+    def num_live(self) -> int:
+        """Answers that have not ended."""
+        return len(self._live)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def num_queued(self) -> int:
+        """Live answers whose prompt is not being computed yet."""
+        return sum(not answer.is_started for answer in self._live.values())
+
+    def submit(self, request: Request) -> Answer:
+        """Take a request in. Raises Busy, RateLimited or ModelUnavailable instead of queueing without bound."""
+        if self._is_closed:
+            raise Busy("this box is shutting down; try again later", retry_after_ms=int(RETRY_LOAD_S * 1000))
+        self._check_room(request.client)
+        if self.state is EngineState.FAILED:
+            raise ModelUnavailable(self.reason, retry_after_ms=int(RETRY_LOAD_S * 1000))
+        answer = Answer(self._next_key, request)
+        self._next_key += 1
+        self._live[answer.key] = answer
+        self._submitted_at[answer.key] = time.monotonic()
+        if request.ttl_s is not None:
+            loop = asyncio.get_running_loop()
+            self._deadlines[answer.key] = loop.call_later(request.ttl_s, self.cancel, answer, FinishReason.TIMEOUT)
+        if self.state is EngineState.READY:
+            self._send(answer)
+        return answer
+
+    def cancel(self, answer: Answer, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """Stop an answer: `done` with what there is, or an error when there is nothing yet."""
+        if answer.terminal is not None:
+            return
+        if self.state is EngineState.READY and self._process and not self._is_held(answer):
+            self._process.send(Cancel(answer.key, reason))
+        elif reason is FinishReason.TIMEOUT:
+            self._end(answer, Expired("the request's time to live ended while the engine was restarting"))
+        else:
+            self._end(answer, Cancelled("the request was cancelled while the engine was restarting"))
+
+    def cancel_all(self, reason: FinishReason) -> None:
+        """Stop every live answer."""
+        for answer in list(self._live.values()):
+            self.cancel(answer, reason)
+
+    def close_door(self) -> None:
+        """Take no more requests: the daemon is stopping."""
+        self._is_closed = True
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until nothing is live; False when that takes longer than `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._live:
+                    await next(iter(self._live.values())).ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def retry_load(self) -> None:
+        """The model folder has changed: try again now if the last load failed."""
+        self._retry.set()
+
+    # ---- the supervisor ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a child alive until cancelled; then end it."""
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            born = time.monotonic()
+            await self._live_once()
+            self.num_restarts += 1
+            if self.state is EngineState.FAILED:
+                await self._wait_for_retry()
+                backoff_s = FIRST_BACKOFF_S
+                continue
+            backoff_s = FIRST_BACKOFF_S if time.monotonic() - born > STABLE_AFTER_S else backoff_s
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    async def _live_once(self) -> None:
+        """One child from birth to death."""
+        self._set_state(EngineState.STARTING, "the engine process is starting")
+        self.hello = self.loaded = self.stats = None
+        self._process = process = await EngineProcess.start()
+        watchdog = asyncio.create_task(self._kill_when_stuck(process), name="engine watchdog")
+        failure: RequestError | None = None
+        try:
+            failure = await self._converse(process)
+        except EngineProtocolError as error:
+            log.error("%s; the engine is restarted", error)
+            process.kill()
+        finally:
+            watchdog.cancel()
+            self._process = None
+            how = await process.end()
+        self._bury(how, process.stderr_tail, failure)
+
+    async def _converse(self, process: EngineProcess) -> RequestError | None:
+        """Follow the child until it closes the pipe; returns why the model cannot be had, if so."""
+        while (message := await process.receive()) is not None:
+            self._last_word_at = time.monotonic()
+            match message:
+                case Hello():
+                    self._greet(message)
+                    try:
+                        process.send(await asyncio.to_thread(self._find_model))
+                    except RequestError as error:
+                        return error
+                case LoadFailed():
+                    return from_code(message.code, message.message)
+                case _:
+                    self._take(message)
+        return None
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise EngineProtocolError(f"the engine speaks protocol {hello.protocol}, the daemon {PROTOCOL}")
+        self.hello = hello
+        self._set_state(EngineState.LOADING, "the model is being loaded")
+
+    def _take(self, message: ToDaemon) -> None:
+        match message:
+            case Loaded():
+                self.loaded = message
+                self._set_state(EngineState.READY, "")
+                self._resubmit()
+            case Events():
+                for item in message.items:
+                    if answer := self._live.get(item.key):
+                        answer.take(item.event)
+                        self._note_end(answer)
+            case Stats():
+                self.stats = message
+
+    async def _kill_when_stuck(self, process: EngineProcess) -> None:
+        self._last_word_at = time.monotonic()
+        while True:
+            await asyncio.sleep(self._stall_s / 10)
+            is_working = bool(self._live) or self.state is not EngineState.READY
+            if not is_working:
+                self._last_word_at = time.monotonic()
+            elif time.monotonic() - self._last_word_at > self._stall_s:
+                log.error("no word from the engine for %.0f s; it is killed and started again", self._stall_s)
+                process.kill()
+                return
+
+    def _bury(self, how: str, stderr: Iterable[str], failure: RequestError | None) -> None:
+        """Note the death, and decide for every live answer whether it may go on."""
+        was_ready, said_hello = self.state is EngineState.READY, self.hello is not None
+        if failure is not None:
+            self._give_up(failure)
+            return
+        self.last_crash = f"{how} while {self.state.value}"
+        log.error("the engine ended (%s); last words: %s", how, " / ".join(stderr) or "none")
+        if not said_hello:
+            self._give_up(
+                ModelUnavailable(
+                    f"the engine process ended ({how}) before it could speak;"
+                    " if this is SIGILL, llama-cpp-python was built for another CPU: build it here with ./build/quickstart"
+                )
+            )
+            return
+        self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")
+        if was_ready:
+            self._blame(how)
+
+    def _blame(self, how: str) -> None:
+        """Those that were in the child's hands, not merely waiting there, are suspects."""
+        suspects = [a for a in self._live.values() if not self._is_held(a) and (a.is_started or not a.is_queued)]
+        for answer in suspects:
+            answer.num_deaths += 1
+            if answer.num_deaths >= MAX_DEATHS:
+                self._end(answer, Internal(f"the engine died twice ({how}) while it computed this request"))
+        self._suspects = deque(a for a in (*suspects, *self._suspects) if a.terminal is None)
+        self._suspect = None
+
+    def _give_up(self, error: RequestError) -> None:
+        self._set_state(EngineState.FAILED, error.message)
+        log.error("no answers until this is mended: %s", error.message)
+        for answer in list(self._live.values()):
+            self._end(answer, error)
+
+    async def _wait_for_retry(self) -> None:
+        self._retry.clear()
+        try:
+            await asyncio.wait_for(self._retry.wait(), RETRY_LOAD_S)
+        except TimeoutError:
+            pass
+
+    # ---- answers -----------------------------------------------------------------------------
+
+    def _check_room(self, client: str) -> None:
+        if sum(a.request.client == client for a in self._live.values()) >= self._limits.per_client:
+            raise RateLimited(
+                f"this client has {self._limits.per_client} requests under way; wait for one to end",
+                retry_after_ms=self._retry_after_ms(1),
+            )
+        if len(self._live) >= self._limits.queue:
+            raise Busy(
+                f"{self._limits.queue} requests are under way on this box; try again later",
+                retry_after_ms=self._retry_after_ms(len(self._live)),
+            )
+
+    def _retry_after_ms(self, num_ahead: int) -> int:
+        """When a place should be free: the time answers take lately, shared by the slots."""
+        num_slots = self.loaded.n_seq_max if self.loaded else 1
+        wait_s = self._answer_s * max(1.0, num_ahead / num_slots / 2)
+        return int(min(max(wait_s, 0.5), 60.0) * 1000)
+
+    def _is_held(self, answer: Answer) -> bool:
+        """True for a suspect whose turn has not come."""
+        return answer in self._suspects
+
+    def _resubmit(self) -> None:
+        """Give the new child all live answers; of the suspects only the first."""
+        for answer in self._live.values():
+            if not self._is_held(answer):
+                self._send(answer)
+        self._try_next_suspect()
+
+    def _try_next_suspect(self) -> None:
+        if self._suspects and self._suspect is None and self.state is EngineState.READY:
+            self._suspect = self._suspects.popleft()
+            self._send(self._suspect)
+
+    def _send(self, answer: Answer) -> None:
+        assert self._process is not None
+        answer.is_started = answer.is_queued = False
+        self._process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
+
+    def _end(self, answer: Answer, error: RequestError) -> None:
+        answer.fail(error)
+        self._note_end(answer)
+
+    def _note_end(self, answer: Answer) -> None:
+        if answer.terminal is None:
+            return
+        del self._live[answer.key]
+        self._answer_s += 0.2 * (time.monotonic() - self._submitted_at.pop(answer.key) - self._answer_s)
+        if timer := self._deadlines.pop(answer.key, None):
+            timer.cancel()
+        if self._is_held(answer):
+            self._suspects.remove(answer)
+        if answer is self._suspect:
+            self._suspect = None
+            self._try_next_suspect()
+
+    def _set_state(self, state: EngineState, reason: str) -> None:
+        if (state, reason) != (self.state, self.reason):
+            self.state, self.reason = state, reason
+            self._on_state()

@@ -1,0 +1,134 @@
+"""The engine child seen from the daemon: started, spoken to in structs, ended, and its death explained."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+
+import msgspec
+
+from agent.engine import messages
+from agent.errors import EngineProtocolError
+
+# What the child may see of the environment: paths and locale, no secret, no override of ours.
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
+# OpenMP's default spins so long that two busy neighbours stop the engine altogether; this keeps its
+# speed on a quiet box and half of it on a busy one.
+SPIN_COUNT = "10000"
+ENDS_WITHIN_S = 5.0
+
+
+def scrubbed_environment() -> dict[str, str]:
+    """The child's environment."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    return {**kept, "GOMP_SPINCOUNT": SPIN_COUNT}
+
+
+class EngineProcess:
+    """One child. `receive` ends with None when the child has closed the pipe, however it died."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._decoder = messages.decoder(messages.ToDaemon)
+        self._stderr: deque[str] = deque(maxlen=20)
+        self._stderr_task = asyncio.create_task(self._read_stderr(), name="engine stderr")
+
+    @classmethod
+    async def start(cls) -> "EngineProcess":
+        """Spawn the child; it says Hello as its first message."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-m",
+                "agent.engine",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                env=scrubbed_environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                # Ctrl-C in a terminal is for the daemon: it drains, and then ends the child itself.
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=messages.MAX_FRAME_BYTES)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stderr_tail(self) -> tuple[str, ...]:
+        """The last lines the child wrote, oldest first."""
+        return tuple(self._stderr)
+
+    def send(self, message: messages.ToEngine) -> None:
+        """Hand over a message; how many are under way is bounded by the queue of live requests."""
+        self._writer.write(messages.encode(message))
+
+    async def receive(self) -> messages.ToDaemon | None:
+        """The next message, or None at the end. Raises EngineProtocolError on anything else."""
+        try:
+            (size,) = messages.HEADER.unpack(await self._reader.readexactly(messages.HEADER.size))
+            if size > messages.MAX_FRAME_BYTES:
+                raise EngineProtocolError(f"the engine announced a frame of {size} bytes")
+            message: messages.ToDaemon = self._decoder.decode(await self._reader.readexactly(size))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        except msgspec.DecodeError as error:
+            raise EngineProtocolError(f"the engine sent a message this daemon does not know: {error}") from error
+        return message
+
+    def kill(self) -> None:
+        """End the child now; its memory comes back."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def end(self) -> str:
+        """Close the pipe, wait for the child (kill it if it lingers), and say how it ended."""
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), ENDS_WITHIN_S)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        await self._stderr_task
+        return describe_exit(self._process.returncode or 0)
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # a line longer than the reader's limit: drop it
+                continue
+            if not line:
+                return
+            self._stderr.append(line.decode("utf-8", "replace").rstrip()[:500])
+
+
+def describe_exit(code: int) -> str:
+    """`exit status 1`, or the signal's name."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

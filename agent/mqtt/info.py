@@ -1,0 +1,68 @@
+"""The retained `info` payload: who this box is and what it can do."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agent.config import Config
+from agent.engine_client import EngineClient
+from agent.mqtt.payloads import VERSION
+from agent.status import ModelStatus, Status
+
+FEATURES = ("stream", "cancel", "seed", "stop", "profile", "response_topic", "text_payload")
+
+
+class DeviceInfo(Struct, frozen=True):
+    """A compute device of the engine; memory in bytes."""
+
+    name: str
+    description: str
+    kind: str
+    total_bytes: int
+
+
+class LimitsInfo(Struct, frozen=True):
+    queue: int
+    per_client: int
+    request_bytes: int
+    max_tokens: int
+    ttl_s: float
+
+
+class Info(Struct, frozen=True):
+    v: int
+    version: str
+    node: str
+    build: str
+    devices: tuple[DeviceInfo, ...]
+    model: ModelStatus | None
+    limits: LimitsInfo
+    profiles: tuple[str, ...]
+    features: tuple[str, ...]
+    last_crash: str | None
+
+
+def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
+    """The JSON bytes to retain on the info topic."""
+    hello, limits = engine.hello, config.limits
+    devices: Any = hello.devices if hello else ()
+    info = Info(
+        v=VERSION,
+        version=status.version,
+        node=config.node,
+        build=hello.build if hello else "",
+        devices=tuple(DeviceInfo(d.name, d.description, d.kind, d.total_bytes) for d in devices),
+        model=status.model,
+        limits=LimitsInfo(
+            queue=limits.queue,
+            per_client=limits.per_client,
+            request_bytes=limits.request_bytes,
+            max_tokens=limits.max_tokens,
+            ttl_s=limits.ttl_s,
+        ),
+        profiles=tuple(sorted(config.profiles)),
+        features=FEATURES,
+        last_crash=engine.last_crash,
+    )
+    return msgspec.json.encode(info)

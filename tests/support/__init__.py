@@ -1,0 +1,1 @@
+"""What several tests build with: no test is collected here."""

@@ -1,0 +1,197 @@
+"""A backend without a model: deterministic tokens, finite cells, failures on demand.
+
+The next token is a function of everything the slot holds, so a row at a wrong position, a cell too
+many or another sequence's token changes the answer. What llama.cpp would abort the process for
+(a gap in the positions, too many rows or outputs, logits nobody asked for) is an AssertionError.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from agent.engine.backend import BatchRows, DecodeStatus, SpecialToken
+from agent.request import Sampling
+
+BOS, END, TURN, TURN_END, MASK, TOOL = range(256, 262)
+FIRST_WORD = 262
+SPECIALS = {
+    "<s>": SpecialToken(BOS, is_control=True, strips_left=False, strips_right=False),
+    "</s>": SpecialToken(END, is_control=True, strips_left=False, strips_right=False),
+    "<|turn|>": SpecialToken(TURN, is_control=True, strips_left=False, strips_right=True),
+    "<|end|>": SpecialToken(TURN_END, is_control=True, strips_left=False, strips_right=False),
+    "<mask>": SpecialToken(MASK, is_control=True, strips_left=True, strips_right=False),
+    "<tool>": SpecialToken(TOOL, is_control=False, strips_left=False, strips_right=False),
+}
+# What answers are made of. The euro sign and the llama (an emoji) come in halves, as BPE makes them.
+WORDS = (
+    b"tam",
+    b"pu",
+    b" road",
+    b" stone",
+    b"\n",
+    b"\xe2\x82",
+    b"\xac",
+    b"\xf0\x9f",
+    b"\xa6\x99",
+    b" ab",
+    b"a",
+)
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "<|turn|>assistant\n"
+)
+# One in so many tokens ends an answer.
+END_EVERY = 40
+
+Script = Callable[[int, BatchRows], DecodeStatus]
+"""What the n-th decode (from 0) shall say about these rows."""
+
+
+class FakeTokenizer:
+    """Bytes are tokens 0 to 255; control tokens, one user-defined token and a few words follow."""
+
+    bos: int | None = BOS
+    bos_text = "<s>"
+    eos_text = "</s>"
+
+    def __init__(
+        self, specials: Mapping[str, SpecialToken] = SPECIALS, chat_template: str | None = TEMPLATE
+    ) -> None:
+        self.specials = specials
+        self.chat_template = chat_template
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Like llama.cpp: user-defined strings always match, control strings only when asked; longest first."""
+        fragments: list[str | int] = [text]
+        for string in sorted(self.specials, key=len, reverse=True):
+            special = self.specials[string]
+            if parse_special or not special.is_control:
+                fragments = [part for fragment in fragments for part in _split(fragment, string, special)]
+        return [
+            token
+            for part in fragments
+            for token in ([part] if isinstance(part, int) else part.encode("utf-8", "replace"))
+        ]
+
+    def piece(self, token: int) -> bytes:
+        if token < 256:
+            return bytes([token])
+        if token >= FIRST_WORD:
+            return WORDS[token - FIRST_WORD]
+        return b"<tool>" if token == TOOL else b""
+
+    def is_end(self, token: int) -> bool:
+        return token in (END, TURN_END)
+
+
+@dataclass(slots=True)
+class FakeChain:
+    sampling: Sampling
+    draws: int
+
+
+class FakeBackend:
+    """See agent.engine.backend.Backend. `step_s` makes every decode take that long."""
+
+    description = "fake"
+    n_ctx_train = 1 << 20
+    model_bytes = 0
+
+    def __init__(
+        self,
+        *,
+        num_cells: int = 256,
+        num_slots: int = 4,
+        n_batch: int = 32,
+        script: Script = lambda _number, _rows: DecodeStatus.OK,
+        step_s: float = 0.0,
+        tokenizer: FakeTokenizer | None = None,
+    ) -> None:
+        self.num_cells = num_cells
+        self.num_slots = num_slots
+        self.n_batch = n_batch
+        self.tokenizer = tokenizer or FakeTokenizer()
+        self.num_decodes = 0
+        self.num_refused = 0
+        self.max_used = 0
+        self.num_open_chains = 0
+        self._script = script
+        self._step_s = step_s
+        self._slots: list[list[int]] = [[] for _ in range(num_slots)]
+        self._logits: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def num_used(self) -> int:
+        return sum(map(len, self._slots))
+
+    def decode(self, batch: BatchRows) -> DecodeStatus:
+        rows = list(zip(batch.tokens, batch.positions, batch.slots, batch.outputs, strict=True))
+        assert 0 < len(rows) <= self.n_batch, f"{len(rows)} rows in a batch of {self.n_batch}"
+        assert sum(batch.outputs) <= self.num_slots, "more outputs than logits were reserved for"
+        time.sleep(self._step_s)
+        status = self._script(self.num_decodes, batch)
+        self.num_decodes += 1
+        self._logits = {}
+        if status is DecodeStatus.OK and self.num_used + len(rows) > self.num_cells:
+            self.num_refused += 1
+            status = DecodeStatus.NO_CELLS
+        if status is DecodeStatus.NO_CELLS:
+            return status
+        # A failure comes too late for the rows before it: their cells are taken.
+        done = rows if status is DecodeStatus.OK else rows[: len(rows) // 2]
+        for row, (token, position, slot, output) in enumerate(done):
+            cells = self._slots[slot]
+            assert position == len(cells), f"slot {slot} holds {len(cells)} positions and is given {position}"
+            cells.append(token)
+            if output:
+                self._logits[row] = tuple(cells)
+        self.max_used = max(self.max_used, self.num_used)
+        return status
+
+    def new_chain(self, sampling: Sampling, draws: int) -> FakeChain:
+        self.num_open_chains += 1
+        return FakeChain(sampling, draws)
+
+    def sample(self, chain: FakeChain, row: int) -> int:
+        assert row in self._logits, f"row {row} has no logits"
+        if chain.sampling.temperature == 0:
+            return next_token(self._logits[row])
+        chain.draws += 1
+        return next_token(self._logits[row], (chain.sampling, chain.draws))
+
+    def free_chain(self, chain: FakeChain) -> None:
+        self.num_open_chains -= 1
+
+    def remove(self, slot: int, start: int) -> None:
+        assert 0 <= slot < self.num_slots, f"no slot {slot}"
+        del self._slots[slot][start:]
+
+    def next_position(self, slot: int) -> int:
+        return len(self._slots[slot])
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def next_token(history: tuple[int, ...], randomness: object = None) -> int:
+    """The model: what follows these tokens, given the random numbers drawn."""
+    digest = hashlib.blake2b(repr((history, randomness)).encode(), digest_size=4).digest()
+    number = int.from_bytes(digest)
+    if number % END_EVERY == 0:
+        return END
+    return FIRST_WORD + number // END_EVERY % len(WORDS)
+
+
+def _split(fragment: str | int, string: str, special: SpecialToken) -> list[str | int]:
+    if isinstance(fragment, int):
+        return [fragment]
+    parts: list[str | int] = []
+    texts = fragment.split(string)
+    for index, text in enumerate(texts):
+        if special.strips_left and index < len(texts) - 1:
+            text = text.rstrip(" \t\n\v\f\r")
+        if special.strips_right and index > 0:
+            text = text.lstrip(" \t\n\v\f\r")
+        parts += [text, special.id]
+    return parts[:-1]
