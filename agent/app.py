@@ -22,6 +22,7 @@ from agent.catalog.watch import FolderWatch
 from agent.config import Config
 from agent.engine.messages import Load
 from agent.engine_client import EngineClient, EngineState
+from agent.engine_process import COMMAND
 from agent.errors import ConfigError, ManifestError, ModelFileError, ModelUnavailable
 from agent.hardware.cpu import usable_cores
 from agent.hardware.memory import available_bytes
@@ -35,21 +36,21 @@ DRAIN_S = 10.0
 LAST_FRAMES_S = 3.0
 
 
-def main(config: Config) -> int:
+def main(config: Config, engine_command: tuple[str, ...] = COMMAND) -> int:
     """Run the daemon until SIGTERM or SIGINT. Raises ConfigError and other TampuErrors at start."""
     logs.set_up(config.log)
     sock = bind_socket(config.api.socket, config.api.group)
     with _only_instance(config.api.socket):
-        return asyncio.run(App(config, sock).run())
+        return asyncio.run(App(config, sock, engine_command).run())
 
 
 class App:
     """One daemon from start to exit."""
 
-    def __init__(self, config: Config, sock: socket.socket) -> None:
+    def __init__(self, config: Config, sock: socket.socket, engine_command: tuple[str, ...]) -> None:
         self._config = config
         self._stop = asyncio.Event()
-        self._engine = EngineClient(self._find_model, config.limits, self._on_engine_state)
+        self._engine = EngineClient(self._find_model, config.limits, self._on_engine_state, command=engine_command)
         self._status = StatusSource(config.node, self._engine)
         self._front = MqttFront(config, self._engine, self._status)
         api = build_app(self._engine, self._status, config.limits, dict(config.profiles))

@@ -162,11 +162,18 @@ def find_config_file(named: str | None) -> Path | None:
     """
     named = named or os.environ.get(ENV_CONFIG)
     if named:
-        # os.path, not Path: a folder this user may not look into holds no file for this user.
-        if not os.path.isfile(named):
-            raise ConfigError(f"{named}: no such configuration file; name an existing one with --config FILE")
-        return Path(named)
-    return next((path for path in config_candidates() if os.path.isfile(path)), None)
+        path = Path(named)
+        if not _is_file(path):
+            raise ConfigError(f"{path}: no such configuration file; name an existing one with --config FILE")
+        return path
+    return next((path for path in config_candidates() if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a folder this user may not look into holds no file for this user
+        return False
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -198,7 +205,8 @@ def read_secret(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").split("\n", 1)[0]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"mqtt.password_file: {path} cannot be read ({error.__class__.__name__})") from error
+        why = error.__class__.__name__
+        raise ConfigError(f"mqtt.password_file: {path} cannot be read ({why})") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -388,26 +396,29 @@ def _resolve(config: Config, where: str) -> Config:
     node = config.node or default_node()
     if node in {".", "..", "pool"}:
         raise ConfigError(f"{where}: node: {node!r} is not allowed; it names something else on the wire")
-    api = msgspec.structs.replace(config.api, socket=config.api.socket or str(runtime_folder() / "tampu.sock"))
+    path = config.api.socket or str(runtime_folder() / "tampu.sock")
+    api = msgspec.structs.replace(config.api, socket=path)
     if len(os.fsencode(api.socket)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(f"{where}: api.socket: {api.socket!r} is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     tls = config.mqtt.tls
     if tls and bool(tls.cert) != bool(tls.key):
         raise ConfigError(f"{where}: mqtt.tls: cert and key must be given together")
-    models = msgspec.structs.replace(config.models, folder=config.models.folder or str(state_folder() / "models"))
+    folder = config.models.folder or str(state_folder() / "models")
+    models = msgspec.structs.replace(config.models, folder=folder)
     return msgspec.structs.replace(config, node=node, api=api, models=models)
 
 
 def default_node() -> str:
     """Host name and 4 hex of the board's serial number or MAC: fifty boards are called raspberrypi."""
-    host = "".join(c if c.isalnum() and c.isascii() or c in "_.-" else "-" for c in socket.gethostname())[:58]
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:58]
     return f"{host.strip('.') or 'tampu'}-{_board_mark()}"
 
 
 def _board_mark() -> str:
-    for source in ("/proc/device-tree/serial-number", *sorted(map(str, Path("/sys/class/net").glob("[ew]*/address")))):
+    cards = sorted(Path("/sys/class/net").glob("[ew]*/address"))
+    for source in (Path("/proc/device-tree/serial-number"), *cards):
         try:
-            digits = "".join(c for c in Path(source).read_text() if c in "0123456789abcdefABCDEF").lower()
+            digits = "".join(c for c in source.read_text() if c in "0123456789abcdefABCDEF").lower()
         except OSError:
             continue
         if digits.strip("0"):

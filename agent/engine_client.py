@@ -28,7 +28,7 @@ from agent.engine.messages import (
     Submit,
     ToDaemon,
 )
-from agent.engine_process import EngineProcess
+from agent.engine_process import COMMAND, EngineProcess
 from agent.errors import (
     Busy,
     Cancelled,
@@ -76,6 +76,7 @@ class EngineClient:
         limits: Limits,
         on_state: Callable[[], None] = lambda: None,
         *,
+        command: tuple[str, ...] = COMMAND,
         stall_s: float = STALL_S,
     ) -> None:
         self.state = EngineState.STARTING
@@ -88,6 +89,7 @@ class EngineClient:
         self._find_model = find_model
         self._limits = limits
         self._on_state = on_state
+        self._command = command
         self._stall_s = stall_s
         self._process: EngineProcess | None = None
         self._live: dict[int, Answer] = {}
@@ -190,7 +192,7 @@ class EngineClient:
         """One child from birth to death."""
         self._set_state(EngineState.STARTING, "the engine process is starting")
         self.hello = self.loaded = self.stats = None
-        self._process = process = await EngineProcess.start()
+        self._process = process = await EngineProcess.start(self._command)
         watchdog = asyncio.create_task(self._kill_when_stuck(process), name="engine watchdog")
         failure: RequestError | None = None
         try:

@@ -20,6 +20,9 @@ KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH", "CU
 SPIN_COUNT = "10000"
 ENDS_WITHIN_S = 5.0
 
+# -I: no user site, no PYTHON* variables. The number of the pipe's descriptor is added.
+COMMAND = (sys.executable, "-I", "-m", "agent.engine")
+
 
 def scrubbed_environment() -> dict[str, str]:
     """The child's environment."""
@@ -44,15 +47,12 @@ class EngineProcess:
         self._stderr_task = asyncio.create_task(self._read_stderr(), name="engine stderr")
 
     @classmethod
-    async def start(cls) -> "EngineProcess":
+    async def start(cls, command: tuple[str, ...] = COMMAND) -> "EngineProcess":
         """Spawn the child; it says Hello as its first message."""
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-m",
-                "agent.engine",
+                *command,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 env=scrubbed_environment(),

@@ -6,6 +6,7 @@
     |-- ManifestError               the model manifest is wrong
     |-- ModelFileError              a model file is missing, damaged or cannot be fetched
     |-- EngineProtocolError         the engine process said something unexpected
+    |-- DaemonUnreachable           no daemon answers on the socket       exit 69
     `-- RequestError                a request ends without an answer; has a wire code:
         |-- BadRequest              bad_request          400
         |-- UnsupportedVersion      unsupported_version  400
@@ -53,6 +54,10 @@ class ModelFileError(TampuError):
 
 class EngineProtocolError(TampuError):
     """The other end of the engine pipe sent what the protocol does not have."""
+
+
+class DaemonUnreachable(TampuError):
+    """No daemon answers on the socket, or it went away in mid-answer; the text names the socket."""
 
 
 class RequestError(TampuError):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -177,9 +178,10 @@ def _status(folder: Path) -> dict[str, Any] | None:
     from agent.cli.socket_client import SocketClient
 
     try:
-        return SocketClient(str(_socket(folder))).get_json("/health")
+        answer: dict[str, Any] = json.loads(SocketClient(str(_socket(folder))).get_json("/health"))
     except TampuError:
         return None
+    return answer
 
 
 def _socket(folder: Path) -> Path:

@@ -1,18 +1,28 @@
-"""`tampu run`: the daemon."""
+"""`tampu run`: the daemon in the foreground, as systemd starts it."""
 
 import argparse
 
-EXAMPLE = "example: tampu run --config /etc/tampu/tampu.yaml --set mqtt.host=192.168.1.10"
+EPILOG = """\
+examples:
+  tampu run
+  tampu run --config ./tampu.yaml --set log.level=debug
+"""
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb."""
-    parser = subparsers.add_parser("run", help="run the daemon in the foreground", epilog=EXAMPLE)
+    """Add `run`."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the daemon",
+        description="Run the daemon until SIGTERM or Ctrl-C.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Run the daemon; returns its exit code. Raises ConfigError."""
     from agent import app, config
 
     return app.main(config.load(args.config, args.set))

@@ -7,8 +7,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from agent.engine.backend import Backend
 from agent.engine.engine import Engine
 from agent.engine.intake import Intake
 from agent.engine.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed, Pipe
@@ -25,7 +27,7 @@ def main() -> int:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
     pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
-    # Imported late: a library built for another CPU dies here by SIGILL, and the daemon, which has
+    # Imported here: a library built for another CPU dies here by SIGILL, and the daemon, which has
     # not heard Hello, can say so.
     from agent.engine import llama
 
@@ -44,16 +46,14 @@ def main() -> int:
         return 0
     if not isinstance(load, Load):
         raise EngineProtocolError(f"expected Load first, got {type(load).__name__}")
-    return serve(pipe, load)
+    return serve(pipe, load, llama.LlamaBackend)
 
 
-def serve(pipe: Pipe, load: Load) -> int:
+def serve(pipe: Pipe, load: Load, open_backend: Callable[[Load], Backend]) -> int:
     """Load the model and answer until the daemon closes the pipe."""
-    from agent.engine.llama import LlamaBackend
-
     started = time.monotonic()
     try:
-        backend = LlamaBackend(load)
+        backend = open_backend(load)
         engine = Engine(backend, pipe.send)
         intake = Intake(pipe, engine, backend)
     except RequestError as error:
@@ -72,7 +72,7 @@ def serve(pipe: Pipe, load: Load) -> int:
     threading.Thread(target=intake.run, name="intake", daemon=True).start()
     try:
         engine.run()
-    except BrokenPipeError:
+    except ConnectionError:
         log.info("the daemon is gone")
     return 0
 

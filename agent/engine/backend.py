@@ -78,6 +78,17 @@ class Backend(Protocol):
     """A loaded model with one context of `num_cells` KV cells and `num_slots` sequence ids."""
 
     @property
+    def description(self) -> str:
+        """The model in a few words."""
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of its tensors."""
+
+    @property
+    def n_ctx_train(self) -> int: ...
+
+    @property
     def tokenizer(self) -> Tokenizer: ...
 
     @property

@@ -82,7 +82,8 @@ class Engine:
             self._put(sequence, Started())
         # The daemon must know who was being computed if this step is the last one.
         self._flush()
-        batch = self._scheduler.schedule(self._pace.rows(streams_wait=streams_wait, n_batch=self._backend.n_batch))
+        prefill_rows = self._pace.rows(streams_wait=streams_wait, n_batch=self._backend.n_batch)
+        batch = self._scheduler.schedule(prefill_rows)
         started = time.monotonic()
         status = self._backend.decode(batch)
         if status is DecodeStatus.OK:
@@ -124,7 +125,8 @@ class Engine:
         self._scheduler.add(sequence)
         self._put(sequence, Queued(num_prompt=sequence.num_prompt))
         if sequence.num_generated and (reason := self._end_of(sequence, sequence.tokens[-1])):
-            # The process before this one died between the last token and the word that it was the last.
+            # This context is smaller than the one the answer began in. No other end is met here: a
+            # last delta and its Finished travel in one message.
             self._finish(sequence, reason)
 
     def _cancel(self, cancel: Cancel) -> None:
@@ -172,7 +174,8 @@ class Engine:
         sequence.new_text += sequence.detokenizer.finish()
         if sequence.new_text or sequence.new_tokens:
             self._put_delta(sequence)
-        self._put(sequence, Finished(finish_reason=reason, usage=sequence.usage(), timings=sequence.timings()))
+        usage, timings = sequence.usage(), sequence.timings()
+        self._put(sequence, Finished(finish_reason=reason, usage=usage, timings=timings))
         self._forget(sequence)
 
     def _fail(self, sequence: Sequence, code: str, message: str) -> None:
@@ -209,12 +212,17 @@ class Engine:
             return
         for alone in batch.alone():
             sequence = alone.chunks[0].sequence
-            if (status := self._backend.decode(alone)) is DecodeStatus.OK:
+            status = self._backend.decode(alone)
+            if status is DecodeStatus.OK:
                 self._advance(alone)
-            else:
-                log.error("decode of request %d failed: %s", sequence.key, status.name)
-                self._kv.forget_uncomputed(sequence)
-                self._fail(sequence, "internal", f"the model could not compute this request ({status.name.lower()})")
+                continue
+            self._kv.forget_uncomputed(sequence)
+            if status is DecodeStatus.NO_CELLS and len(self._scheduler.running) > 1:
+                # Not its fault: the next step finds the cache full as well, and somebody waits.
+                continue
+            log.error("decode of request %d failed: %s", sequence.key, status.name)
+            reason = f"the model could not compute this request ({status.name.lower()})"
+            self._fail(sequence, "internal", reason)
 
     # ---- how it is doing ---------------------------------------------------------------------
 

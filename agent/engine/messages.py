@@ -118,6 +118,10 @@ class Stats(Struct, frozen=True, tag="stats"):
     tokens_per_s: float
 
 
+# What msgspec raises for a body that is no message: text that is no UTF-8 and nesting without end
+# come as Python's own errors.
+FOREIGN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 ToEngine = Load | Submit | Cancel
 ToDaemon = Hello | Loaded | LoadFailed | Events | Stats
 
@@ -128,7 +132,8 @@ def encode(message: ToEngine | ToDaemon) -> bytes:
     """The whole frame, header included."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise EngineProtocolError(f"a {type(message).__name__} of {len(body)} bytes does not fit the engine pipe")
+        name = type(message).__name__
+        raise EngineProtocolError(f"a {name} of {len(body)} bytes does not fit the engine pipe")
     return HEADER.pack(len(body)) + body
 
 
@@ -165,6 +170,11 @@ class Pipe:
             return None
         try:
             message: Load | Submit | Cancel = self._decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise EngineProtocolError(f"the daemon sent a message this engine does not know: {error}") from error
+        except FOREIGN as error:
+            raise EngineProtocolError(f"the daemon sent no message of this protocol: {error}") from error
         return message
+
+    def close(self) -> None:
+        """Hang up: the daemon reads the end of the pipe."""
+        self._reader.close()
+        self._sock.close()

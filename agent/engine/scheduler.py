@@ -21,6 +21,7 @@ class Scheduler:
         self._kv = kv_cache
         self._n_batch = n_batch
         self._waiting: OrderedDict[str, deque[Sequence]] = OrderedDict()
+        self._is_full = False
         self.running: list[Sequence] = []
         self.num_preemptions = 0
 
@@ -41,6 +42,7 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
             self._kv.release(sequence)
+            self._is_full = False
             return
         queue = self._waiting.get(sequence.client)
         if queue and sequence in queue:
@@ -48,8 +50,14 @@ class Scheduler:
             self._forget_if_empty(sequence.client)
 
     def admit(self) -> list[Sequence]:
-        """Start every waiting sequence that has room; returns those."""
-        admitted = []
+        """Start every waiting sequence that has room; returns those.
+
+        After a preemption nobody is admitted until somebody leaves: the ledger may see room where
+        llama.cpp has none, and the same sequence would come and go for ever.
+        """
+        admitted: list[Sequence] = []
+        if self._is_full:
+            return admitted
         while sequence := self._next_admissible():
             self._waiting[sequence.client].popleft()
             self._waiting.move_to_end(sequence.client)
@@ -84,6 +92,7 @@ class Scheduler:
         self._waiting.setdefault(sequence.client, deque()).appendleft(sequence)
         self._waiting.move_to_end(sequence.client, last=False)
         self.num_preemptions += 1
+        self._is_full = True
         return True
 
     def _next_admissible(self) -> Sequence | None:

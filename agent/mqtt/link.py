@@ -135,13 +135,13 @@ class Link:
             self._connection = None
             self._up.clear()
             await connection.close()
-        was_taken = self._was_taken_over(connection.is_v5, code, time.monotonic() - opened)
+        was_taken = self._was_taken_over(code, time.monotonic() - opened)
         self._on_down("another client with this node's name took the connection" if was_taken else "connection lost")
         return TAKEOVER_PAUSE_S if was_taken else 0.0
 
-    def _was_taken_over(self, is_v5: bool, code: int, lasted_s: float) -> bool:
-        """MQTT 5 says so; 3.1.1 just closes, so two quick closes in a row count as one."""
-        self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S and not is_v5 else 0
+    def _was_taken_over(self, code: int, lasted_s: float) -> bool:
+        """Some brokers say so (MQTT 5); others just close, so two quick closes in a row count as one."""
+        self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S else 0
         if code != TAKEN_OVER and self._num_kicks < 2:
             log.warning("the connection to the broker broke")
             return False

@@ -20,7 +20,7 @@ from agent.request import (
 
 GREEDY = Sampling(seed=0, temperature=0.0)
 # Far more than any test's work takes: an engine that never falls idle is an error, not a hang.
-MAX_TURNS = 20_000
+MAX_TURNS = 5_000
 
 
 @dataclass(slots=True)

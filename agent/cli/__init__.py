@@ -1,0 +1,1 @@
+"""The `tampu` command: one module per verb, each cheap to import."""

@@ -1,0 +1,95 @@
+"""`tampu status`: how the daemon is doing, on one small screen."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.status import Status
+
+ROUTE = "/health"
+BAR_CELLS = 20
+
+EPILOG = """\
+examples:
+  tampu status
+  tampu status --json
+
+Exit code: 0 online, 1 not online, 69 no daemon answers.
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `status`."""
+    parser = subparsers.add_parser(
+        "status",
+        help="how the daemon is doing",
+        description="Print how the daemon is doing.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: api.socket)")
+    parser.set_defaults(func=show)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print the status; 0 when the box is online, else 1. Raises DaemonUnreachable."""
+    import msgspec
+
+    from agent import config
+    from agent.cli.socket_client import SocketClient
+    from agent.status import Status
+
+    path = args.socket or config.load(args.config, args.set).api.socket
+    content = SocketClient(path).get_json(ROUTE)
+    status = msgspec.json.decode(content, type=Status)
+    print(content.decode() if args.json else render(status))
+    return 0 if status.state == "online" else 1
+
+
+def render(status: "Status") -> str:
+    """The screen: a word and its value per line, aligned."""
+    cells = f"{status.cells_used}/{status.cells_total}"
+    lines = [
+        ("state", f"{status.state}: {status.reason}" if status.reason else status.state),
+        ("node", f"{status.node} (tampu {status.version}, up {_duration(status.uptime_s)})"),
+        ("model", _model(status)),
+        ("mqtt", status.mqtt),
+        ("queue", f"{status.running} running, {status.waiting} waiting, {status.live} under way"),
+        ("kv cells", f"{_bar(status.cells_used, status.cells_total)} {cells}"),
+        ("speed", f"{status.tokens_per_s:.1f} tok/s"),
+        ("memory", _memory(status)),
+        ("restarts", _restarts(status)),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _model(status: "Status") -> str:
+    model = status.model
+    if model is None:
+        return "none loaded"
+    return f"{model.name} {model.quant} (n_ctx {model.n_ctx}, {model.slots} slots)"
+
+
+def _memory(status: "Status") -> str:
+    daemon, engine = status.memory.daemon_rss_bytes, status.memory.engine_rss_bytes
+    return f"daemon {daemon / 1e6:.0f} MB, engine {engine / 1e6:.0f} MB resident"
+
+
+def _restarts(status: "Status") -> str:
+    last = f" (last: {status.last_crash})" if status.last_crash else ""
+    return f"{status.engine_restarts}{last}"
+
+
+def _bar(used: int, total: int) -> str:
+    filled = BAR_CELLS * used // max(total, 1)
+    return f"[{'#' * filled:.<{BAR_CELLS}}]"
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    parts = [f"{n} {unit}" for n, unit in ((days, "d"), (h, "h"), (m, "min"), (s, "s")) if n]
+    return " ".join(parts[:2]) or "0 s"

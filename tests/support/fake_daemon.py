@@ -1,0 +1,23 @@
+"""The real daemon over the fake engine: `fake_daemon.py CONFIG STEP_S`."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from agent import app, config
+from agent.errors import TampuError
+
+
+def main() -> int:
+    command = (sys.executable, str(ROOT / "tests" / "support" / "fake_engine.py"), sys.argv[2])
+    try:
+        return app.main(config.load(sys.argv[1]), engine_command=command)
+    except TampuError as error:
+        print(f"tampu: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

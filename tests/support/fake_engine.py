@@ -1,0 +1,60 @@
+"""An engine process without a model: `fake_engine.py STEP_S FD`, the real loop over the fake backend.
+
+A prompt that holds POISON kills the process when it is computed, one that holds HANG stops it
+there, and the answer to one that holds LONG ends at its max_tokens.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import socket
+
+from agent.engine.__main__ import serve
+from agent.engine.backend import BatchRows, DecodeStatus
+from agent.engine.messages import PROTOCOL, Device, Hello, Load, Pipe
+from tests.support.fake_backend import END, FIRST_WORD, FakeBackend, FakeChain
+
+
+def misbehave(_number: int, rows: BatchRows) -> DecodeStatus:
+    """Do what the prompts in this batch ask for."""
+    text = bytes(token for token in rows.tokens if token < 256)
+    if b"POISON" in text:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if b"HANG" in text:
+        time.sleep(3600)
+    return DecodeStatus.OK
+
+
+class TalkativeBackend(FakeBackend):
+    """Ends no answer to a LONG prompt by itself."""
+
+    def sample(self, chain: FakeChain, row: int) -> int:
+        token = super().sample(chain, row)
+        prompt = bytes(t for t in self._logits[row] if t < 256)
+        return FIRST_WORD if token == END and b"LONG" in prompt else token
+
+
+def main() -> int:
+    pipe = Pipe(socket.socket(fileno=int(sys.argv[2])))
+    device = Device(name="FAKE", description="no device", kind="cpu", total_bytes=0, free_bytes=0)
+    pipe.send(Hello(protocol=PROTOCOL, pid=os.getpid(), build="fake", devices=(device,), system=""))
+    load = pipe.receive()
+    if not isinstance(load, Load):
+        return 0
+    step_s = float(sys.argv[1])
+    return serve(
+        pipe,
+        load,
+        lambda load: TalkativeBackend(
+            num_cells=load.n_ctx, num_slots=load.n_seq_max, n_batch=load.n_batch, step_s=step_s, script=misbehave
+        ),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

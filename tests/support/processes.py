@@ -1,0 +1,136 @@
+"""Real processes for tests: a mosquitto and a daemon, started, stopped, killed and looked into."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from agent.cli.demo_broker import find_mosquitto
+from agent.cli.socket_client import SocketClient
+from agent.errors import TampuError
+
+STARTS_WITHIN_S = 20.0
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_until(check: Callable[[], Any], what: str, timeout_s: float = STARTS_WITHIN_S) -> Any:
+    """Poll until `check` gives something true, and give that."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if result := check():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout_s} s: {what}")
+
+
+class Mosquitto:
+    """A broker on a port of its own that survives restarts."""
+
+    def __init__(self, folder: Path, *, persistence: bool = True, extra: str = "") -> None:
+        self.port = free_port()
+        self._config = folder / "mosquitto.conf"
+        user = "user root\n" if os.geteuid() == 0 else ""
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n{user}"
+            f"persistence {str(persistence).lower()}\npersistence_location {folder}/\nautosave_interval 1\n{extra}"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        binary = find_mosquitto()
+        assert binary, "mosquitto is not installed; run: sudo apt-get install mosquitto mosquitto-clients"
+        self._process = subprocess.Popen([binary, "-c", str(self._config)], stderr=subprocess.DEVNULL)
+        wait_until(self._listens, "mosquitto listens")
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
+            return True
+        return False
+
+
+class Daemon:
+    """`command` gets the configuration's path put after it."""
+
+    def __init__(self, folder: Path, command: list[str], tree: dict[str, Any], after: tuple[str, ...] = ()) -> None:
+        self.socket = folder / "t.sock"
+        self.log = folder / "daemon.log"
+        config = folder / "tampu.yaml"
+        config.write_text(yaml.safe_dump({"api": {"socket": str(self.socket)}, **tree}))
+        self._command = [*command, str(config), *after]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TAMPU_")}
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self._command, stdout=out, stderr=out, env=environment)
+
+    def stop(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM and wait; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait(10)
+
+    def status(self) -> dict[str, Any]:
+        """What /health says, or nothing when it cannot be asked."""
+        try:
+            answer: dict[str, Any] = json.loads(SocketClient(str(self.socket)).get_json("/health"))
+        except TampuError:
+            return {}
+        return answer
+
+    def wait_online(self) -> None:
+        def is_online() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            status = self.status()
+            return status.get("state") == "online" and str(status.get("mqtt")).startswith("connected")
+
+        wait_until(is_online, "the daemon is online")
+
+    def engine_pid(self) -> int:
+        """The engine child's process id."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        return int(children[0].pid) if children else 0
+
+    def kill_engine(self, number: int = signal.SIGKILL) -> None:
+        os.kill(wait_until(self.engine_pid, "an engine process"), number)
+
+
+def fake_daemon(folder: Path, tree: dict[str, Any], step_s: float = 0.0) -> Daemon:
+    """The daemon over the fake engine."""
+    script = Path(__file__).parent / "fake_daemon.py"
+    return Daemon(folder, [sys.executable, str(script)], tree, after=(str(step_s),))
+
+
+def real_daemon(folder: Path, tree: dict[str, Any]) -> Daemon:
+    """The daemon as installed."""
+    return Daemon(folder, [sys.executable, "-m", "agent", "run", "--config"], tree)
