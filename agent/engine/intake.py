@@ -11,7 +11,7 @@ from agent.engine.chat_template import ChatTemplate
 from agent.engine.engine import Engine, Rejected, Stop
 from agent.engine.messages import Cancel, Pipe, Submit
 from agent.engine.prompt import Prompt
-from agent.errors import ContextOverflow, EngineProtocolError, RequestError
+from agent.errors import BadRequest, ContextOverflow, EngineProtocolError, RequestError
 from agent.request import Failed
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,11 @@ class Intake:
         return Prompt(key=submit.key, request=submit.request, tokens=tokens, resume=submit.resume)
 
     def _check_fit(self, num_prompt: int) -> None:
+        if num_prompt == 0:
+            raise BadRequest("the prompt is empty: there is nothing to continue")
         if num_prompt >= self._num_cells:
             raise ContextOverflow(
-                f"the prompt has {num_prompt} tokens and the context {self._num_cells}; send a shorter prompt",
+                f"the prompt has {num_prompt} tokens and the context {self._num_cells}; shorten the prompt",
                 n_prompt=num_prompt,
                 n_ctx=self._num_cells,
             )

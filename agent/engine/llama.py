@@ -172,7 +172,7 @@ class LlamaTokenizer:
         count = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, parse_special)
         if count < 0:
             raise ValueError(f"{len(data)} bytes make more than {room} tokens")
-        return tokens[:count]
+        return list(tokens[:count])
 
     def piece(self, token: int) -> bytes:
         size = _PIECE_BYTES
@@ -318,7 +318,8 @@ def _open_context(model: Any, load: Load, n_ctx: int) -> Any:
     _log_tail.reason()
     context = lib.llama_init_from_model(model, params)
     if not context:
-        raise InsufficientMemory(f"no context of {n_ctx} tokens could be made: {_log_tail.reason()}; lower engine.n_ctx")
+        reason = _log_tail.reason()
+        raise InsufficientMemory(f"no context of {n_ctx} tokens could be made: {reason}; lower engine.n_ctx")
     return context
 
 

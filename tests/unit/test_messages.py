@@ -216,7 +216,7 @@ def test_sending_to_a_daemon_that_is_gone_is_a_connection_error() -> None:
         def flood() -> None:
             try:
                 for number in range(10_000):
-                    if number == 20:
+                    if number == 5:
                         full.set()
                     pipe.send(LoadFailed("internal", "x" * 10_000))
             except OSError as error:

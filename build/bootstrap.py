@@ -1,0 +1,160 @@
+"""The commands behind the entry points of this folder: `bootstrap.py COMMAND [ARGUMENT...]`.
+
+Standard library only: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import broker
+from environment import LOCK_NAMES, PYTHON, ROOT, TAMPU, setup
+from steps import Trouble, say, say_done
+
+CHECKS = (
+    ("ruff", "check"),
+    ("ruff", "format", "--check"),
+    ("mypy", "--strict", "agent"),
+)
+UNIT_TESTS = "tests/unit"
+TEST_TIERS = (UNIT_TESTS, "tests/integration", "tests/model", "tests/packaging")
+
+
+class Proof(NamedTuple):
+    script: str
+    shows: str
+
+
+PROOFS = {
+    "peers": Proof("tests/bench/peers.py", "speed and memory beside llama-server and llama-cpp-python"),
+}
+
+
+def quickstart(arguments: Sequence[str]) -> int:
+    say("Makes .venv, compiles llama.cpp for this CPU (minutes, once), fetches a 98 MB model, starts a demo.")
+    setup("demo")
+    fetch_model()
+    sys.stdout.flush()
+    os.chdir(ROOT)
+    # In our place, so that Ctrl-C and the exit status are the demo's own.
+    os.execve(TAMPU, [str(TAMPU), "demo", *arguments], child_environment())  # noqa: S606 - no shell is wanted
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Everything, or what the arguments select. Ends with pytest's summary; fails if anything did."""
+    setup("dev")
+    chosen = [argument for argument in arguments if is_test_path(argument)]
+    if not chosen or any(not Path(path).is_relative_to(UNIT_TESTS) for path in chosen):
+        broker.ensure()
+        fetch_model()
+    lint = 0 if arguments else run_all(CHECKS)
+    tests = pytest(*([] if chosen else TEST_TIERS), *arguments)
+    return tests or lint
+
+
+def check(arguments: Sequence[str]) -> int:
+    setup("dev")
+    lint = run_all(CHECKS)
+    return pytest(UNIT_TESTS, *arguments) or lint
+
+
+def prove(arguments: Sequence[str]) -> int:
+    if not arguments:
+        for name, proof in PROOFS.items():
+            say(f"  {name:<12}{proof.shows}")
+        return 0
+    name, *rest = arguments
+    if name not in PROOFS:
+        raise Trouble(f"there is no proof named {name}: './build/prove' lists them")
+    setup("dev")
+    return call(PYTHON, PROOFS[name].script, *rest)
+
+
+def fetch_models(arguments: Sequence[str]) -> int:
+    setup("run")
+    fetch_model(*arguments)
+    return 0
+
+
+def only_setup(arguments: Sequence[str]) -> int:
+    """For images and editors: the venv and nothing else."""
+    if len(arguments) != 1 or arguments[0] not in LOCK_NAMES:
+        raise Trouble(f"setup takes one of {', '.join(LOCK_NAMES)}: try './build/with-python setup dev'")
+    setup(arguments[0])
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "quickstart": quickstart,
+    "test": test,
+    "check": check,
+    "prove": prove,
+    "fetch-models": fetch_models,
+    "setup": only_setup,
+}
+
+
+def fetch_model(*arguments: str) -> None:
+    """`tampu models fetch` says itself what it does and what is wrong; we only stop where it stops."""
+    started = time.monotonic()
+    status = call(TAMPU, "models", "fetch", "--folder", str(ROOT / "models"), *arguments)
+    if status:
+        raise SystemExit(status)
+    say_done("model", time.monotonic() - started)
+
+
+def run_all(checks: Sequence[Sequence[str]]) -> int:
+    """Run every check also when one fails, so that one run shows all there is to mend."""
+    return max([call(PYTHON, "-m", *check) for check in checks])
+
+
+def pytest(*arguments: str) -> int:
+    return call(PYTHON, "-m", "pytest", *arguments)
+
+
+def call(program: Path, *arguments: str) -> int:
+    """Run a program of the venv in the checkout, on this terminal; returns its exit status."""
+    sys.stdout.flush()
+    return subprocess.run([program, *arguments], cwd=ROOT, env=child_environment(), check=False).returncode
+
+
+def child_environment() -> dict[str, str]:
+    """The caller's, with the broker on the path for whoever starts one."""
+    return os.environ | {"PATH": broker.search_path()}
+
+
+def is_test_path(argument: str) -> bool:
+    """Is it a path or node id of ours, and not an option or its value?"""
+    path = Path(argument.partition("::")[0])
+    return path.parts[:1] == ("tests",) and (ROOT / path).exists()
+
+
+def stop(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str]) -> int:
+    # Treated as Ctrl-C is, so that a build stopped by CI cleans up as well.
+    signal.signal(signal.SIGTERM, stop)
+    name, *rest = arguments or [""]
+    try:
+        if name not in COMMANDS:
+            raise Trouble(f"there is no command {name!r}: run one of the scripts in {ROOT / 'build'}")
+        return COMMANDS[name](rest)
+    except Trouble as trouble:
+        print(f"tampu: {trouble}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ntampu: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,327 @@
+"""The configuration: every key has a default, and every wrong thing is named with what is allowed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import config
+from agent.config import Config, Engine, Mqtt, Profile, Tls
+from agent.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable and no file of the machine the test runs on."""
+    for name in list(os.environ):
+        if name.startswith("TAMPU_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(config, "config_candidates", lambda: (tmp_path / "usual" / "tampu.yaml",))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """A file that is named, not yet written."""
+    return tmp_path / "tampu.yaml"
+
+
+def read(file: Path, text: str, *overrides: str) -> Config:
+    file.write_text(text, encoding="utf-8")
+    return config.load(str(file), overrides)
+
+
+def refusal(file: Path, text: str, *overrides: str) -> str:
+    """The sentence a configuration is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        read(file, text, *overrides)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+# ---- what is taken -------------------------------------------------------------------------------
+
+
+def test_every_key_has_a_default() -> None:
+    """Without any file there is a configuration, with the places of this user filled in."""
+    found = config.load()
+    assert found.mqtt == Mqtt()
+    assert found.api.socket.endswith("tampu.sock")
+    assert found.models.folder.endswith("models")
+    assert found.node
+
+
+def test_a_file_says_only_what_differs(file: Path) -> None:
+    """All else keeps its default."""
+    found = read(file, "node: attic\nmqtt: {host: broker, tls: {ca: ca.pem}}\nengine: {n_ctx: 512}\n")
+    assert found.node == "attic"
+    assert (found.mqtt.host, found.mqtt.port, found.mqtt.tls) == ("broker", 1883, Tls(ca="ca.pem"))
+    assert found.engine == Engine(n_ctx=512)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "mqtt:\n", "mqtt:\n  # host: x\nprofiles:\nlimits:\n", "---\n"])
+def test_sections_whose_keys_are_all_commented_out_are_the_default(file: Path, text: str) -> None:
+    """YAML reads them as null."""
+    assert read(file, text) == config.load()
+
+
+def test_profiles_have_free_names(file: Path) -> None:
+    """A profile is a named system prompt."""
+    found = read(file, "profiles: {greenhouse: {system: You know plants.}}")
+    assert found.profiles == {"greenhouse": Profile(system="You know plants.")}
+
+
+def test_the_environment_wins_over_the_file_and_set_over_both(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nearer to the command line, the stronger."""
+    monkeypatch.setenv("TAMPU_MQTT__HOST", "from-environment")
+    monkeypatch.setenv("TAMPU_MQTT__PORT", "2000")
+    monkeypatch.setenv("TAMPU_TEST_ANYTHING", "is not ours")
+    found = read(file, "mqtt: {host: from-file, port: 1, username: from-file}", "mqtt.port=3000")
+    assert (found.mqtt.username, found.mqtt.host, found.mqtt.port) == ("from-file", "from-environment", 3000)
+
+
+def test_overrides_reach_into_sections_that_are_not_there(file: Path) -> None:
+    """Also into a section that is written and empty."""
+    found = read(file, "mqtt:\n", "mqtt.host=x", "mqtt.tls.ca=ca.pem", "profiles.attic.system=You know dust.")
+    assert (found.mqtt.host, found.mqtt.tls) == ("x", Tls(ca="ca.pem"))
+    assert found.profiles["attic"].system == "You know dust."
+
+
+def test_override_values_are_yaml(file: Path) -> None:
+    """A list or a null can be said on the command line."""
+    found = read(file, "api: {group: users}", "mqtt.reply_prefixes=[a/b, c]", "api.group=null")
+    assert found.mqtt.reply_prefixes == ("a/b", "c")
+    assert found.api.group is None
+
+
+def test_the_named_file_wins_over_the_variable_and_that_over_the_usual_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First match wins; nothing is merged."""
+    usual, variable, named = tmp_path / "usual" / "tampu.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"
+    usual.parent.mkdir()
+    for path in (usual, variable, named):
+        path.write_text(f"node: {path.parent.name if path == usual else path.stem}\n")
+    assert config.load().node == "usual"
+    monkeypatch.setenv("TAMPU_CONFIG", str(variable))
+    assert config.load().node == "b"
+    assert config.load(str(named)).node == "c"
+
+
+def test_a_usual_place_this_user_may_not_look_into_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/etc/tampu may be closed to those who only want to ask."""
+
+    def is_file(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert config.find_config_file(None) is None
+
+
+def test_a_user_without_a_home_has_defaults_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers run under ids that have no name."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert config.load().models.folder == "/nonexistent/.local/state/tampu/models"
+
+
+def test_what_is_shown_can_be_read_again(file: Path) -> None:
+    """`tampu config show` prints a configuration."""
+    found = read(file, "node: attic\nmqtt: {tls: {ca: x}}\nprofiles: {a: {system: b}}\n")
+    assert config.from_tree(config.to_tree(found), "shown") == found
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("moqtt: {}", "moqtt: unknown key; did you mean mqtt?"),
+        ("mqtt: {prot: 1}", "mqtt.prot: unknown key; did you mean port?"),
+        ("mqtt: {tls: {certt: x}}", "mqtt.tls.certt: unknown key; did you mean cert?"),
+        ("log: {zzz: 1}", "log.zzz: unknown key; allowed here: level, prompts"),
+        ("profiles: {attic: {sistem: x}}", "profiles.attic.sistem: unknown key; did you mean system?"),
+        ("profiles: {a: {system: x}, b: {system: 5}}", "profiles.b.system: 5 is not allowed; expected str, got int"),
+        ("profiles: {attic: {}}", "profiles.attic.system: is missing; it has no default"),
+        ("profiles: {attic: }", "profiles.attic: None is not allowed; expected object, got null"),
+        ("profiles: {a b: {system: x}}", "profiles: 'a b' is not allowed as a key; expected 1 to 64 of A-Z"),
+        ("1: 2", "the file: 1 is not allowed as a key"),
+        ("mqtt: {1: 2}", "mqtt: 1 is not allowed as a key"),
+        ("mqtt: {port: x}", "mqtt.port: 'x' is not allowed; expected int, got str"),
+        ("mqtt: {port: 99999}", "mqtt.port: 99999 is not allowed; expected int <= 65535"),
+        ("mqtt: {port: 0}", "mqtt.port: 0 is not allowed; expected int >= 1"),
+        ("mqtt: {port: null}", "mqtt.port: None is not allowed; expected int, got null"),
+        ("mqtt: {port: true}", "mqtt.port: True is not allowed; expected int, got bool"),
+        ("mqtt: {host: ''}", "mqtt.host: '' is not allowed; expected str of length >= 1"),
+        ("mqtt: []", "mqtt: [] is not allowed; expected object, got array"),
+        ("mqtt: 5", "mqtt: 5 is not allowed; expected object, got int"),
+        ("mqtt: {reply_prefixes: [ok, 'a b']}", "mqtt.reply_prefixes[1]: 'a b' is not allowed"),
+        ("node: 2026-01-01", "node: datetime.date(2026, 1, 1) is not allowed; expected str, got date"),
+        ("node: a/b", "node: 'a/b' is not allowed"),
+        ("node: pool", "node: 'pool' is not allowed; it names something else on the wire"),
+        ("node: ..", "node: '..' is not allowed"),
+        ("log: {level: loud}", "log.level: 'loud' is not allowed; expected debug or info or warning or error"),
+        ("engine: {n_ctx: big}", "engine.n_ctx: 'big' is not allowed; expected a number or auto"),
+        ("engine: {n_ctx: 5}", "engine.n_ctx: 5 is not allowed; expected int >= 256"),
+        ("limits: {ttl_s: .nan}", "limits.ttl_s: nan is not allowed; expected float > 0"),
+        ("limits: {ttl_s: .inf}", "limits.ttl_s: inf is not allowed; expected float <= 86400"),
+        ("mqtt: {tls: {cert: c.pem}}", "mqtt.tls: cert and key must be given together"),
+        ("mqtt: {tls: {key: k.pem}}", "mqtt.tls: cert and key must be given together"),
+        (f"api: {{socket: /{'x' * 103}}}", "is longer than 103 bytes"),
+        (f"api: {{socket: /{'ü' * 60}}}", "is longer than 103 bytes"),
+        ('api: {socket: "a\\0b"}', "api.socket: 'a\\x00b' is not allowed; expected text without NUL"),
+        ('mqtt: {host: "\\ud800"}', "'\\ud800' is not allowed; expected text without NUL or half characters"),
+        ("[a, b]", "must hold keys and values, not a list"),
+        ("just text", "must hold keys and values, not a str"),
+        ("mqtt: [", "not valid YAML"),
+        ("\tmqtt: x", "not valid YAML"),
+        ("node: 2026-99-99", "not valid YAML: month must be in 1..12"),
+        ("node: !!int x", "not valid YAML"),
+        ("node: !!bool x", "not valid YAML"),
+        ("node: !!timestamp x", "not valid YAML"),
+        ("node: !!python/object/apply:os.system [x]", "not valid YAML"),
+        ("[" * 50_000, "not valid YAML"),
+        ("--- 1\n--- 2\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_key_value_and_what_is_allowed(
+    file: Path, text: str, sentence: str
+) -> None:
+    """One sentence a person can act on."""
+    said = refusal(file, text)
+    assert said.startswith(f"{file}: ")
+    assert sentence in said
+
+
+def test_a_value_of_any_size_makes_a_short_sentence(file: Path) -> None:
+    """The sentence names the value and does not repeat it whole."""
+    assert len(refusal(file, f"profiles: {{a: {{system: {'x' * 40_000}}}}}")) < 400
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    for inner, outer in zip("abcdefgh", "bcdefghi", strict=True):
+        bomb += f"{outer}: &{outer} [{','.join([f'*{inner}'] * 9)}]\n"
+    assert len(refusal(file, bomb + "mqtt: *i\n")) < 400
+
+
+def test_a_tree_that_holds_itself_is_refused(file: Path) -> None:
+    """YAML's aliases can make one."""
+    refusal(file, "profiles: &a {b: *a}")
+    refusal(file, "mqtt: &a {tls: *a}")
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By option or by variable; a folder is no file."""
+    missing = tmp_path / "missing.yaml"
+    with pytest.raises(ConfigError, match=f"{missing}: no such configuration file"):
+        config.load(str(missing))
+    monkeypatch.setenv("TAMPU_CONFIG", str(tmp_path))
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        config.load()
+
+
+def test_a_file_in_another_encoding_is_refused(file: Path) -> None:
+    """Not guessed."""
+    file.write_bytes("node: Küche".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        config.load(str(file))
+
+
+def test_a_wrong_override_is_blamed_on_its_source_not_on_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for the mistake in the file would be in vain."""
+    assert refusal(file, "node: ok", "mqtt.port=x").startswith("--set: mqtt.port: 'x' is not allowed")
+    assert refusal(file, "node: ok", "mqtt={prot: 1}").startswith("--set: mqtt.prot: unknown key")
+    monkeypatch.setenv("TAMPU_MQTT__PORT", "99999")
+    assert refusal(file, "node: ok").startswith("$TAMPU_MQTT__PORT: mqtt.port: 99999 is not allowed")
+    monkeypatch.setenv("TAMPU_MQTT__PORT", "1883")
+    monkeypatch.setenv("TAMPU_MOQTT", "x")
+    assert refusal(file, "node: ok").startswith("$TAMPU_MOQTT: moqtt: unknown key; did you mean mqtt?")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("mqtt.port", "--set mqtt.port: must be key=value"),
+        ("=5", "must be key=value"),
+        ("mqtt.port=[", "--set: '[': not valid YAML"),
+        ("mqtt.port=2026-99-99", "not valid YAML"),
+        ("node.x=5", "--set: node.x: node is a value, not a section"),
+        ("mqtt.host.x.y=5", "--set: mqtt.host.x.y: mqtt.host is a value, not a section"),
+        ("mqtt..host=5", "unknown key"),
+        ("mqtt=5", "--set: mqtt: 5 is not allowed"),
+    ],
+)
+def test_a_wrong_override_is_refused(file: Path, override: str, sentence: str) -> None:
+    """With the option in front."""
+    assert sentence in refusal(file, "node: ok\nmqtt: {host: x}", override)
+
+
+def test_a_secret_is_read_from_its_file_and_never_said(tmp_path: Path) -> None:
+    """The first line is the secret; an error names the file alone."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\nnote\n")
+    assert config.read_secret(str(secret)) == "s3cret"
+    secret.write_bytes(b"s3cret\xff")
+    for path in (str(secret), str(tmp_path / "missing"), "nul\0"):
+        with pytest.raises(ConfigError, match=r"^mqtt.password_file: .* cannot be read") as caught:
+            config.read_secret(path)
+        assert "s3cret" not in str(caught.value)
+
+
+# ---- anything at all -----------------------------------------------------------------------------
+
+NAMES = st.sampled_from(
+    "node mqtt api models engine profiles limits log host port tls ca cert reply_prefixes socket group"
+    " n_ctx kv_type system level ttl_s queue".split()
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=3)
+    | st.dates()
+    | st.sampled_from(["auto", "f16", ".", "pool", "a\0b", "\ud800"])
+)
+KEYS = NAMES | st.text(max_size=5) | st.integers() | st.none() | st.tuples(st.integers())
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.sets(st.text(max_size=3), max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, TREES, max_size=5))
+def test_any_tree_is_a_configuration_or_a_config_error(tree: dict[str, Any]) -> None:
+    """Nothing else, and the sentence can be printed."""
+    try:
+        config.from_tree(tree, "anything")
+    except ConfigError as error:
+        assert str(error).encode()
+
+
+@given(st.text(max_size=60) | TREES.map(lambda tree: yaml.dump(tree)))
+def test_any_text_is_yaml_or_a_config_error(text: str) -> None:
+    """Whatever a value given on the command line looks like."""
+    try:
+        config.load(None, [f"mqtt.host={text}", f"profiles={text}"])
+    except ConfigError as error:
+        assert str(error).encode()
