@@ -50,7 +50,9 @@ class App:
     def __init__(self, config: Config, sock: socket.socket, engine_command: tuple[str, ...]) -> None:
         self._config = config
         self._stop = asyncio.Event()
-        self._engine = EngineClient(self._find_model, config.limits, self._on_engine_state, command=engine_command)
+        self._engine = EngineClient(
+            self._find_model, config.limits, self._on_engine_state, command=engine_command
+        )
         self._status = StatusSource(config.node, self._engine)
         self._front = MqttFront(config, self._engine, self._status)
         api = build_app(self._engine, self._status, config.limits, dict(config.profiles))
@@ -110,7 +112,9 @@ class App:
         models = self._config.models
         try:
             manifest = load_manifest(Path(models.manifest) if models.manifest else None)
-            return place(self._config, manifest, Store(Path(models.folder)), available_bytes(), usable_cores())
+            return place(
+                self._config, manifest, Store(Path(models.folder)), available_bytes(), usable_cores()
+            )
         except (ManifestError, ModelFileError) as error:
             raise ModelUnavailable(str(error)) from error
 
@@ -147,7 +151,9 @@ def _only_instance(socket_path: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"another tampu runs with the socket {socket_path}; stop it or set api.socket") from None
+            raise ConfigError(
+                f"another tampu runs with the socket {socket_path}; stop it or set api.socket"
+            ) from None
         yield
 
 

@@ -72,7 +72,9 @@ class Receiver:
         return ""
 
     def _finish(self, frame: dict[str, Any]) -> str:
-        whole = frame["text"] if "text" in frame else "".join(text for _, text in sorted(self._chunks.items()))
+        whole = (
+            frame["text"] if "text" in frame else "".join(text for _, text in sorted(self._chunks.items()))
+        )
         self.frame = {**frame, "text": whole}
         return self._extend(whole)
 
@@ -129,13 +131,17 @@ class TampuClient:
                 pass
         except queue.Empty:
             self.close()
-            raise NoAnswer(f"the broker at {self._address[0]}:{self._address[1]} does not let us in") from None
+            raise NoAnswer(
+                f"the broker at {self._address[0]}:{self._address[1]} does not let us in"
+            ) from None
 
     def close(self) -> None:
         self._mqtt.disconnect()
         self._mqtt.loop_stop()
 
-    def stream(self, prompt: str, *, timeout_s: float = 120.0, resend_s: float = 15.0, **options: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str, *, timeout_s: float = 120.0, resend_s: float = 15.0, **options: Any
+    ) -> Iterator[str]:
         """Text as it comes. Options are the request's JSON fields (max_tokens, seed, ...).
 
         With no word from the box for `resend_s` the request is sent again under the same id, which
@@ -153,7 +159,9 @@ class TampuClient:
                 if text := receiver.take(frame):
                     yield text
             elif time.monotonic() - heard_at > timeout_s:
-                raise NoAnswer(f"no answer within {timeout_s:.0f} s; is the box online? See {self._base}/status")
+                raise NoAnswer(
+                    f"no answer within {timeout_s:.0f} s; is the box online? See {self._base}/status"
+                )
             elif receiver.accepted is None:
                 self._send(payload)
         if receiver.frame["type"] == "error":

@@ -321,8 +321,9 @@ def _explain(tree: dict[str, Any], text: str) -> tuple[list[str], str]:
         wrong = next(key for key in value if not (isinstance(key, str) and re.match(NAME, key)))
         return keys, f"{name}: {_short(wrong)} is not allowed as a key; expected 1 to 64 of A-Z a-z 0-9 _ . -"
     if "unknown field" in reason:
-        unknown = reason.split("`")[1]
-        return keys, f"{'.'.join([*keys, unknown])}: unknown key{_hint(unknown, _fields(_kind(keys)))}"
+        unknown, known = reason.split("`")[1], _fields(_kind(keys))
+        keys = [*keys, unknown]
+        return keys, f"{'.'.join(keys)}: unknown key{_hint(unknown, known)}"
     if "missing required" in reason:
         return keys, f"{name}.{reason.split('`')[1]}: is missing; it has no default"
     if "enum value" in reason:

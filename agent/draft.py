@@ -66,7 +66,9 @@ def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, 
     if system is None:
         return draft.messages
     if any(message.role == "system" for message in draft.messages):
-        raise BadRequest("messages: hold a system message already; leave out profile and system, or that message")
+        raise BadRequest(
+            "messages: hold a system message already; leave out profile and system, or that message"
+        )
     return (Message("system", system), *draft.messages)
 
 

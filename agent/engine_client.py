@@ -132,7 +132,9 @@ class EngineClient:
         self._submitted_at[answer.key] = time.monotonic()
         if request.ttl_s is not None:
             loop = asyncio.get_running_loop()
-            self._deadlines[answer.key] = loop.call_later(request.ttl_s, self.cancel, answer, FinishReason.TIMEOUT)
+            self._deadlines[answer.key] = loop.call_later(
+                request.ttl_s, self.cancel, answer, FinishReason.TIMEOUT
+            )
         if self.state is EngineState.READY:
             self._send(answer)
         return answer
@@ -277,7 +279,9 @@ class EngineClient:
 
     def _blame(self, how: str) -> None:
         """Those that were in the child's hands, not merely waiting there, are suspects."""
-        suspects = [a for a in self._live.values() if not self._is_held(a) and (a.is_started or not a.is_queued)]
+        suspects = [
+            a for a in self._live.values() if not self._is_held(a) and (a.is_started or not a.is_queued)
+        ]
         for answer in suspects:
             answer.num_deaths += 1
             if answer.num_deaths >= MAX_DEATHS:

@@ -14,7 +14,16 @@ from agent.engine import messages
 from agent.errors import EngineProtocolError
 
 # What the child may see of the environment: paths and locale, no secret, no override of ours.
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
+KEPT_VARIABLES = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES",
+)
 # OpenMP's default spins so long that two busy neighbours stop the engine altogether; this keeps its
 # speed on a quiet box and half of it on a busy one.
 SPIN_COUNT = "10000"
@@ -93,7 +102,9 @@ class EngineProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
         except msgspec.DecodeError as error:
-            raise EngineProtocolError(f"the engine sent a message this daemon does not know: {error}") from error
+            raise EngineProtocolError(
+                f"the engine sent a message this daemon does not know: {error}"
+            ) from error
         return message
 
     def kill(self) -> None:

@@ -16,12 +16,20 @@ MAX_ENTRIES = 4096
 KEEP_S = 2 * 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Final:
+    """One terminal publish; `suffix` is put after the request's reply topic."""
+
+    payload: bytes
+    suffix: str = ""
+
+
 @dataclass(slots=True)
 class Entry:
     """One request; `terminal` holds its last frames (one, or chunks and `done`) once they are known."""
 
     digest: bytes
-    terminal: tuple[bytes, ...] | None = None
+    terminal: tuple[Final, ...] | None = None
     seen_at: float = field(default_factory=time.monotonic)
 
 

@@ -54,7 +54,9 @@ def log_answer(front: str, answer: Answer) -> None:
                 timings.queue_s,
                 timings.prefill_s,
                 timings.decode_s,
-                (usage.completion - 1) / timings.decode_s if timings.decode_s > 0 and usage.completion > 1 else 0.0,
+                (usage.completion - 1) / timings.decode_s
+                if timings.decode_s > 0 and usage.completion > 1
+                else 0.0,
             )
         case Failed(code, message, _):
             requests.info("%s %s: %s", who, code, message)

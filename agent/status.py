@@ -98,7 +98,9 @@ class StatusSource:
             tokens_per_s=round(stats.tokens_per_s, 1) if stats else 0.0,
             engine_restarts=engine.num_restarts,
             last_crash=engine.last_crash,
-            memory=Memory(daemon_rss_bytes=_rss(None), engine_rss_bytes=_rss(engine.pid) if engine.pid else 0),
+            memory=Memory(
+                daemon_rss_bytes=_rss(None), engine_rss_bytes=_rss(engine.pid) if engine.pid else 0
+            ),
         )
 
     def _model(self) -> ModelStatus | None:

@@ -14,7 +14,10 @@ def notify(**fields: str) -> None:
     # A leading @ names an abstract socket.
     name = "\0" + address[1:] if address.startswith("@") else address
     text = "\n".join(f"{key}={value}" for key, value in fields.items())
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+    ):
         sock.sendto(text.encode(), name)
 
 

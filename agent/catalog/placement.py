@@ -72,7 +72,9 @@ def _present(model: Model, store: Store) -> Variant:
                 complaints.append(f"{path} is missing")
             case FileState.WRONG_SIZE:
                 complaints.append(f"{path} has the wrong size: {_header_complaint(path)}")
-    raise ModelUnavailable(f"model {model.name}: {'; '.join(complaints)}; fetch it with: tampu models fetch {model.name}")
+    raise ModelUnavailable(
+        f"model {model.name}: {'; '.join(complaints)}; fetch it with: tampu models fetch {model.name}"
+    )
 
 
 def _check_header(path: Path) -> None:
@@ -99,7 +101,9 @@ def _load(
     if wishes.n_ctx == "auto":
         room = max(0, available_bytes - file_bytes) / KV_SHARE
         n_ctx = int(min(MAX_N_CTX, max(MIN_N_CTX, room / cell_bytes // 256 * 256)))
-        reason = f"n_ctx {n_ctx}: a quarter of the {available_bytes >> 20} MiB available, less the weights, for KV"
+        reason = (
+            f"n_ctx {n_ctx}: a quarter of the {available_bytes >> 20} MiB available, less the weights, for KV"
+        )
     else:
         n_ctx = wishes.n_ctx
         reason = f"n_ctx {n_ctx}: configured"
@@ -113,4 +117,7 @@ def _load(
         kv_type=kv_type,
         n_gpu_layers=0,
     )
-    return load, (reason, f"{threads} threads: " + ("physical cores we may use" if wishes.threads == "auto" else "configured"))
+    return load, (
+        reason,
+        f"{threads} threads: " + ("physical cores we may use" if wishes.threads == "auto" else "configured"),
+    )

@@ -18,7 +18,9 @@ from agent.errors import TampuError
 
 NODE = "demo"
 CLIENT = "greenhouse-sensor"
-PROMPT = "A sensor in my greenhouse reads 41 degrees Celsius. In two sentences, what should I do for the plants?"
+PROMPT = (
+    "A sensor in my greenhouse reads 41 degrees Celsius. In two sentences, what should I do for the plants?"
+)
 # A fixed seed: the demo of one box says the same thing every time.
 SEED = 7
 READY_WITHIN_S = 60.0
@@ -34,7 +36,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--prompt", default=PROMPT, help="what the device asks")
     parser.add_argument("--stay", action="store_true", help="keep broker and daemon running until Ctrl-C")
-    parser.add_argument("--embedded", action="store_true", help="use the embedded broker even where mosquitto is")
+    parser.add_argument(
+        "--embedded", action="store_true", help="use the embedded broker even where mosquitto is"
+    )
     parser.set_defaults(func=run)
 
 
@@ -95,7 +99,9 @@ def _daemon(folder: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
     log = folder / "tampu.log"
     command = [sys.executable, "-m", "agent", "--config", str(config), "run"]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=_environment())
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, start_new_session=True, env=_environment()
+        )
     try:
         yield process
     finally:
@@ -135,7 +141,9 @@ def _ask(prompt: str, broker: Broker, folder: Path) -> None:
     """One prompt from a simulated device, its tokens as they come, and the figures."""
     from agent.client import TampuClient
 
-    with TampuClient("127.0.0.1", node=NODE, client=CLIENT, port=broker.port, is_v5=broker.protocol != "3.1.1") as device:
+    with TampuClient(
+        "127.0.0.1", node=NODE, client=CLIENT, port=broker.port, is_v5=broker.protocol != "3.1.1"
+    ) as device:
         _say(f"device   {CLIENT} publishes to tampu/v1/{NODE}/request/{CLIENT}: {prompt}")
         print()
         asked, first = time.monotonic(), 0.0

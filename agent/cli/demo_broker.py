@@ -64,7 +64,9 @@ def start_broker(folder: Path, *, embedded: bool) -> Iterator[Broker]:
 
 def find_mosquitto() -> str | None:
     """The installed broker; Debian puts it where users' PATH does not look."""
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
+    return shutil.which("mosquitto") or shutil.which(
+        "mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
+    )
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 
-from amqtt.broker import Broker  # type: ignore[import-untyped]
+from amqtt.broker import Broker
 
 CONFIG = {
     "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},

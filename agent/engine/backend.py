@@ -118,5 +118,3 @@ class Backend(Protocol):
         """One past the last position the slot holds: what the ledger is checked against."""
 
     def close(self) -> None: ...
-
-

@@ -305,7 +305,8 @@ def _open_model(load: Load) -> Any:
 def _open_context(model: Any, load: Load, n_ctx: int) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = n_ctx
-    params.n_batch = params.n_ubatch = min(load.n_batch, n_ctx)
+    # A step carries one row of every stream at least.
+    params.n_batch = params.n_ubatch = max(min(load.n_batch, n_ctx), load.n_seq_max)
     params.n_seq_max = load.n_seq_max
     # Logits of n_batch rows would be reserved otherwise; each sequence samples from one row a step.
     params.n_outputs_max = load.n_seq_max

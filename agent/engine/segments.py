@@ -77,9 +77,7 @@ def break_specials(text: str, specials: Iterable[str]) -> str:
     """
     markup = [string for string in specials if len(string) > 1 and not string.isspace()]
     edges = {string[0] for string in markup} | {string[-1] for string in markup}
-    return "".join(
-        f"{ZERO_WIDTH_SPACE}{char}{ZERO_WIDTH_SPACE}" if char in edges else char for char in text
-    )
+    return "".join(f"{ZERO_WIDTH_SPACE}{char}{ZERO_WIDTH_SPACE}" if char in edges else char for char in text)
 
 
 def _cut(segments: Iterable[Segment], specials: Mapping[str, SpecialToken]) -> list[_Run | SpecialToken]:

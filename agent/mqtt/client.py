@@ -80,7 +80,12 @@ class Connection:
     """`on_message` is called on the loop for every publish that arrives, in order."""
 
     def __init__(
-        self, settings: Mqtt, client_id: str, will: Publish, is_v5: bool, on_message: Callable[[Incoming], None]
+        self,
+        settings: Mqtt,
+        client_id: str,
+        will: Publish,
+        is_v5: bool,
+        on_message: Callable[[Incoming], None],
     ) -> None:
         """Raises BrokerError when TLS files cannot be used, ConfigError when the password file cannot."""
         self.is_v5 = is_v5
@@ -212,7 +217,12 @@ class Connection:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _paho_connect(
-        self, _client: object, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+        self,
+        _client: object,
+        _data: object,
+        _flags: object,
+        reason: ReasonCode,
+        properties: Properties | None,
     ) -> None:
         limit = getattr(properties, "MaximumPacketSize", None)
         self._call(self._take_connack, reason.value, str(reason), limit)
@@ -232,7 +242,9 @@ class Connection:
     ) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            log.error("the broker refuses our subscription (%s); allow this user to read its topics", refused[0])
+            log.error(
+                "the broker refuses our subscription (%s); allow this user to read its topics", refused[0]
+            )
 
     def _paho_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         try:
@@ -276,7 +288,9 @@ class Connection:
 
     def _end(self, code: int) -> None:
         if not self._connected.done():
-            self._connected.set_exception(ClosedUnheard("the broker closed the connection before answering CONNECT"))
+            self._connected.set_exception(
+                ClosedUnheard("the broker closed the connection before answering CONNECT")
+            )
             self._connected.exception()  # it may be that nobody waits for it any more
         if not self._closed.done():
             self._closed.set_result(code)

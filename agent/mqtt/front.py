@@ -20,9 +20,11 @@ from agent.logs import log_answer
 from agent.mqtt import payloads
 from agent.mqtt.client import Connection, Incoming, Publish
 from agent.mqtt.info import info_payload
+from agent.mqtt.json_stream import Box, JsonStream
 from agent.mqtt.link import Link
 from agent.mqtt.payloads import Envelope
-from agent.mqtt.stream import Box, FrameStream, Route
+from agent.mqtt.stream import Route, Stream
+from agent.mqtt.text_stream import TextStream
 from agent.mqtt.topics import Channel, Topics
 from agent.status import StatusSource
 
@@ -40,7 +42,7 @@ class Live:
     """A request between `accepted` and its terminal frame."""
 
     answer: Answer
-    stream: FrameStream
+    stream: Stream
 
 
 class MqttFront:
@@ -140,11 +142,11 @@ class MqttFront:
                 raise error
             self._admit(client, envelope, route, message)
         except RequestError as refusal:
-            self._refuse(client, envelope.id, route, refusal)
+            self._refuse(client, envelope, route, refusal)
 
     def _admit(self, client: str, envelope: Envelope, route: Route, message: Incoming) -> None:
         key = client, envelope.id
-        stream = FrameStream(self._link, self._box, envelope.id, route)
+        stream = self._stream(envelope, route)
         if entry := self._journal.find(client, envelope.id, message.payload):
             self._repeat(key, entry, stream)
             return
@@ -175,21 +177,26 @@ class MqttFront:
             del self._live[key]
             self._engine.cancel(live.answer)
 
-    def _repeat(self, key: tuple[str, str], entry: Entry, stream: FrameStream) -> None:
+    def _repeat(self, key: tuple[str, str], entry: Entry, stream: Stream) -> None:
         """A duplicate: `accepted` again while the request lives, its terminal frames when it has ended."""
         if entry.terminal is not None:
             self._spawn(stream.deliver(entry.terminal), f"repeat {key[0]}/{key[1]}")
         elif live := self._live.get(key):
             live.stream.accept(live.answer.request, self._engine.num_queued)
 
-    def _refuse(self, client: str, request_id: str, route: Route, error: RequestError) -> None:
-        log.info("refused %s/%s: %s: %s", client, request_id, error.code, error.message)
+    def _stream(self, envelope: Envelope, route: Route) -> Stream:
+        if envelope.is_text_wanted:
+            return TextStream(self._link, route)
+        return JsonStream(self._link, route, self._box, envelope.id)
+
+    def _refuse(self, client: str, envelope: Envelope, route: Route, error: RequestError) -> None:
+        log.info("refused %s/%s: %s: %s", client, envelope.id, error.code, error.message)
         connection = self._link.connection
         if len(self._deliveries) >= 2 * MAX_DELIVERIES or connection is None:
             return
-        stream = FrameStream(self._link, self._box, request_id, route)
-        frame = stream.error_frame(error, connection.max_publish_bytes)
-        self._spawn(stream.deliver((frame,)), f"refusal {client}/{request_id}")
+        stream = self._stream(envelope, route)
+        finals = stream.error(error, connection.max_publish_bytes)
+        self._spawn(stream.deliver(finals), f"refusal {client}/{envelope.id}")
 
     def _checked_route(self, route: Route, envelope: Envelope, client: str, message: Incoming) -> Route:
         """The route with the offered reply topic in place, Response Topic before `reply_to`."""
@@ -222,9 +229,9 @@ class MqttFront:
         try:
             cancel = payloads.parse_cancel(message.payload, self._config.limits.request_bytes)
         except RequestError as error:
-            request_id = payloads.make_id()
-            route = Route(self._topics.response(client, request_id), correlation=_correlation(message))
-            self._refuse(client, request_id, route, error)
+            envelope = Envelope(id=payloads.make_id())
+            route = Route(self._topics.response(client, envelope.id), correlation=_correlation(message))
+            self._refuse(client, envelope, route, error)
             return
         wanted = [key for key in self._live if key[0] == client and (cancel.all or key[1] == cancel.id)]
         for key in wanted:
@@ -240,7 +247,9 @@ class MqttFront:
     # ---- what is retained --------------------------------------------------------------------
 
     def _status_message(self, state: str, reason: str) -> Publish:
-        payload = payloads.StatusPayload(state=state, reason=reason, boot_id=self._box.boot_id, since=self._since)
+        payload = payloads.StatusPayload(
+            state=state, reason=reason, boot_id=self._box.boot_id, since=self._since
+        )
         return Publish(self._topics.status, payloads.encode(payload), qos=1, retain=True)
 
     def _info(self) -> bytes:

@@ -136,7 +136,9 @@ class Link:
             self._up.clear()
             await connection.close()
         was_taken = self._was_taken_over(code, time.monotonic() - opened)
-        self._on_down("another client with this node's name took the connection" if was_taken else "connection lost")
+        self._on_down(
+            "another client with this node's name took the connection" if was_taken else "connection lost"
+        )
         return TAKEOVER_PAUSE_S if was_taken else 0.0
 
     def _was_taken_over(self, code: int, lasted_s: float) -> bool:

@@ -35,7 +35,7 @@ class RequestPayload(Struct, frozen=True, kw_only=True):
     seed: Seed | None = None
     stop: Stop = field(default_factory=list)
     ttl_s: Ttl | None = None
-    format: Literal["json"] = "json"
+    format: Literal["json", "text"] = "json"
 
 
 class CancelPayload(Struct, frozen=True):
@@ -50,6 +50,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     is_id_given: bool = False
     reply_to: str | None = None
     reply_qos: int = 0
+    is_text_wanted: bool = False
     tree: dict[str, Any] | None = None
     text: str = ""
 
@@ -71,7 +72,9 @@ def open_envelope(payload: bytes, *, is_json: bool, max_bytes: int) -> tuple[Env
     valid UTF-8 is itself the prompt. An error still has an envelope, to be answered on.
     """
     if len(payload) > max_bytes:
-        return Envelope(id=make_id()), TooLarge(f"the request has {len(payload)} bytes; at most {max_bytes} are taken")
+        return Envelope(id=make_id()), TooLarge(
+            f"the request has {len(payload)} bytes; at most {max_bytes} are taken"
+        )
     if not is_json and not payload.lstrip()[:1] == b"{":
         return _open_text(payload)
     try:
@@ -110,6 +113,7 @@ def _open_tree(tree: dict[str, Any]) -> tuple[Envelope, RequestError | None]:
         is_id_given=request_id is not None,
         reply_to=route,
         reply_qos=qos,
+        is_text_wanted=tree.get("format") == "text",
         tree=tree,
     )
     if tree.get("v", VERSION) != VERSION or isinstance(tree.get("v"), bool):

@@ -68,7 +68,9 @@ class Topics:
         if not topic or len(topic.encode("utf-8", "surrogatepass")) > MAX_REPLY_BYTES:
             raise BadReplyTopic(f"the reply topic must have 1 to {MAX_REPLY_BYTES} bytes")
         if topic.startswith("$") or any(c in "+#" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in topic):
-            raise BadReplyTopic("the reply topic must hold no wildcard, no control character and no leading $")
+            raise BadReplyTopic(
+                "the reply topic must hold no wildcard, no control character and no leading $"
+            )
         allowed = (f"{self.base}/response/{client}", *self.reply_prefixes)
         if not any(topic == root or topic.startswith(f"{root}/") for root in allowed):
             raise BadReplyTopic(f"the reply topic must begin with one of: {', '.join(allowed)}")

@@ -63,11 +63,40 @@ def test_without_stream_there_are_no_deltas(daemon: Daemon, broker: Mosquitto) -
         assert [frame["type"] for frame in device.frames()] == ["accepted", "done"]
 
 
+def test_bare_text_streams_and_ends_with_an_empty_done(daemon: Daemon, broker: Mosquitto) -> None:
+    """For readers without JSON: the text, then `<reply>/done`, and nothing else."""
+    text = {"max_tokens": 30, "format": "text", "reply_qos": 1}
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "LONG", "temperature": 0, **text})
+        wait_until(lambda: device.messages and device.messages[-1].topic.endswith("/done"), "the end")
+        device.publish(REQUEST, {"id": "r2", "prompt": "LONG", "temperature": 0, "max_tokens": 30})
+        whole = device.wait_end("r2")["text"]
+        texts = [m for m in device.messages if m.topic == f"{BASE}/response/me/r1"]
+    assert b"".join(m.payload for m in texts).decode() == whole
+    assert len(texts) > 1
+
+
+def test_bare_text_without_stream_is_one_message(daemon: Daemon, broker: Mosquitto) -> None:
+    """What a request/response tool that waits for one message wants; an error has a topic of its own."""
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "hi", "format": "text", "stream": False})
+        device.publish(REQUEST, {"id": "r2", "prompt": "", "format": "text"})
+        topics = {f"{BASE}/response/me/r1/done", f"{BASE}/response/me/r2/error"}
+        wait_until(lambda: topics <= {m.topic for m in device.messages}, "both ends")
+        texts = [m.payload for m in device.messages if m.topic == f"{BASE}/response/me/r1"]
+        errors = [m.payload for m in device.messages if m.topic.endswith("/error")]
+    assert len(texts) == 1
+    assert errors == [b"bad_request: prompt: must not be empty"]
+
+
 def test_response_topic_and_correlation_data_are_honoured(daemon: Daemon, broker: Mosquitto) -> None:
     """MQTT 5 request/response: frames go where asked and carry the correlation data back."""
     with Device(broker.port, MINE) as device:
         device.publish(
-            REQUEST, {"id": "r1", "prompt": "x"}, ResponseTopic=f"{BASE}/response/me/here", CorrelationData=b"\0\1c"
+            REQUEST,
+            {"id": "r1", "prompt": "x"},
+            ResponseTopic=f"{BASE}/response/me/here",
+            CorrelationData=b"\0\1c",
         )
         device.wait_end("r1")
         assert {m.topic for m in device.messages} == {f"{BASE}/response/me/here"}
@@ -75,9 +104,12 @@ def test_response_topic_and_correlation_data_are_honoured(daemon: Daemon, broker
 
 
 @pytest.mark.parametrize(
-    "topic", [f"{BASE}/response/other/x", "somewhere", f"{BASE}/response/me/+", "$SYS/x", f"{BASE}/request/me"]
+    "topic",
+    [f"{BASE}/response/other/x", "somewhere", f"{BASE}/response/me/+", "$SYS/x", f"{BASE}/request/me"],
 )
-def test_a_reply_topic_that_is_not_the_clients_is_refused(daemon: Daemon, broker: Mosquitto, topic: str) -> None:
+def test_a_reply_topic_that_is_not_the_clients_is_refused(
+    daemon: Daemon, broker: Mosquitto, topic: str
+) -> None:
     """The refusal goes to the default topic; nothing ever reaches the offered one."""
     with Device(broker.port, "#") as device:
         device.publish(REQUEST, {"id": "r1", "prompt": "x", "reply_to": topic})
@@ -225,7 +257,9 @@ def test_more_than_a_clients_share_is_refused_at_once(
         assert (error["code"], error["retryable"]) == ("rate_limited", True)
         assert error["retry_after_ms"] >= 500
         for number in range(4):
-            device.publish(f"{BASE}/request/c{number}", {"id": f"b{number}", "prompt": "LONG", "max_tokens": 60})
+            device.publish(
+                f"{BASE}/request/c{number}", {"id": f"b{number}", "prompt": "LONG", "max_tokens": 60}
+            )
         assert device.wait_end("b3")["code"] == "busy"
         for name in ("a0", "a1", "a2", "b0", "b1", "b2"):
             assert device.wait_end(name)["type"] == "done"
@@ -254,7 +288,9 @@ def test_many_clients_are_answered_at_once(daemon: Daemon, broker: Mosquitto) ->
     assert len(ends) == len(set(ends)) == 48
 
 
-def test_profiles_put_a_system_prompt_in_front(start_daemon: Callable[..., Daemon], broker: Mosquitto) -> None:
+def test_profiles_put_a_system_prompt_in_front(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
     """The same prompt has more tokens with the profile than without."""
     start_daemon(profiles={"greenhouse": {"system": "You look after a greenhouse."}})
     with Device(broker.port, MINE) as device:

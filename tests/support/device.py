@@ -41,7 +41,13 @@ class Device:
         self._client.loop_stop()
 
     def publish(
-        self, topic: str, payload: bytes | str | dict[str, Any], *, qos: int = 1, retain: bool = False, **properties: Any
+        self,
+        topic: str,
+        payload: bytes | str | dict[str, Any],
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        **properties: Any,
     ) -> None:
         """Send, and wait for the PUBACK. Properties are paho's names (ResponseTopic=...)."""
         if isinstance(payload, dict):
@@ -56,9 +62,11 @@ class Device:
     def frames(self, topic_part: str = "/response/") -> list[dict[str, Any]]:
         """The JSON payloads received so far on topics that hold this."""
         with self._changed:
-            return [json.loads(m.payload) for m in self.messages if topic_part in m.topic]
+            return [json.loads(m.payload) for m in self.messages if topic_part in m.topic and m.payload[:1] == b"{"]
 
-    def wait_frame(self, topic_part: str = "/response/", timeout_s: float = 20.0, **fields: Any) -> dict[str, Any]:
+    def wait_frame(
+        self, topic_part: str = "/response/", timeout_s: float = 20.0, **fields: Any
+    ) -> dict[str, Any]:
         """The first frame with these fields, waiting for it."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -67,7 +75,9 @@ class Device:
                     return frame
             with self._changed:
                 if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() > deadline:
-                    raise AssertionError(f"no {fields} within {timeout_s} s; last frames: {self.frames()[-3:]}")
+                    raise AssertionError(
+                        f"no {fields} within {timeout_s} s; last frames: {self.frames()[-3:]}"
+                    )
 
     def wait_end(self, request_id: str, timeout_s: float = 20.0) -> dict[str, Any]:
         """The terminal frame of a request."""
@@ -77,8 +87,13 @@ class Device:
                 if frame.get("id") == request_id and frame.get("type") in {"done", "error"}:
                     return frame
             with self._changed:
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() > deadline:
-                    raise AssertionError(f"{request_id} has no end within {timeout_s} s: {self.frames()[-3:]}")
+                if (
+                    not self._changed.wait(max(0.0, deadline - time.monotonic()))
+                    and time.monotonic() > deadline
+                ):
+                    raise AssertionError(
+                        f"{request_id} has no end within {timeout_s} s: {self.frames()[-3:]}"
+                    )
 
     def received_text(self, request_id: str) -> str:
         """What a receiver that follows the contract's rule has of this answer."""

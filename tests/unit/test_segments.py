@@ -33,11 +33,14 @@ LETTERS = "<ab>"
 def vocabularies(draw: st.DrawFn) -> dict[str, SpecialToken]:
     strings = draw(st.lists(st.text(LETTERS, min_size=2, max_size=4), min_size=1, max_size=6, unique=True))
     return {
-        string: control(256 + n) if draw(st.booleans()) else markup(256 + n) for n, string in enumerate(strings)
+        string: control(256 + n) if draw(st.booleans()) else markup(256 + n)
+        for n, string in enumerate(strings)
     }
 
 
-segment_lists = st.lists(st.builds(Segment, st.text(LETTERS, max_size=8), is_trusted=st.booleans()), max_size=6)
+segment_lists = st.lists(
+    st.builds(Segment, st.text(LETTERS, max_size=8), is_trusted=st.booleans()), max_size=6
+)
 
 
 @given(vocabularies(), segment_lists)
