@@ -4,7 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from agent.errors import Internal, RequestError, from_code
-from agent.request import Delta, Event, Failed, Finished, Queued, Request, Resume, Started
+from agent.request import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Queued,
+    Request,
+    Resume,
+    Started,
+    Timings,
+    Usage,
+)
 
 
 class Answer:
@@ -23,6 +35,7 @@ class Answer:
         self.is_queued = False
         self.terminal: Finished | Failed | None = None
         self.num_deaths = 0
+        self.cancel_reason: FinishReason | None = None
         self._tokens: list[int] = []
         self._draws = 0
         self._changed = asyncio.Event()
@@ -62,6 +75,11 @@ class Answer:
         if error.retry_after_ms is not None:
             detail = {**detail, "retry_after_ms": error.retry_after_ms}
         self.take(Failed(code=error.code, message=error.message, detail=detail))
+
+    def cut(self, reason: FinishReason) -> None:
+        """End the answer with the text there is, without the engine, which is gone."""
+        usage = Usage(prompt=self.num_prompt, cached=0, completion=len(self._tokens))
+        self.take(Finished(finish_reason=reason, usage=usage, timings=Timings(queue_s=0, prefill_s=0, decode_s=0)))
 
     async def pieces(self, start: int = 0) -> AsyncIterator[str]:
         """Text from character `start` on, as it comes. Raises the RequestError it ends in."""

@@ -33,6 +33,7 @@ from agent.errors import (
     Busy,
     Cancelled,
     EngineProtocolError,
+    EngineTimeout,
     Expired,
     Internal,
     ModelUnavailable,
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 MAX_DEATHS = 2
 # No word from a working child for so long means it is stuck.
 STALL_S = 60.0
+# Reading the weights from a slow SD card is silent and may take minutes.
+LOAD_STALL_S = 900.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 30.0
 # A child that lived so long starts the backoff afresh.
@@ -101,6 +104,7 @@ class EngineClient:
         self._answer_s = FIRST_ANSWER_S
         self._submitted_at: dict[int, float] = {}
         self._last_word_at = time.monotonic()
+        self._was_stuck = False
         self._is_closed = False
 
     # ---- what fronts use ---------------------------------------------------------------------
@@ -143,12 +147,12 @@ class EngineClient:
         """Stop an answer: `done` with what there is, or an error when there is nothing yet."""
         if answer.terminal is not None:
             return
+        # Remembered: the child may die with the cancel unread.
+        answer.cancel_reason = answer.cancel_reason or reason
         if self.state is EngineState.READY and self._process and not self._is_held(answer):
             self._process.send(Cancel(answer.key, reason))
-        elif reason is FinishReason.TIMEOUT:
-            self._end(answer, Expired("the request's time to live ended while the engine was restarting"))
         else:
-            self._end(answer, Cancelled("the request was cancelled while the engine was restarting"))
+            self._end_cancelled(answer)
 
     def cancel_all(self, reason: FinishReason) -> None:
         """Stop every live answer."""
@@ -194,7 +198,11 @@ class EngineClient:
         """One child from birth to death."""
         self._set_state(EngineState.STARTING, "the engine process is starting")
         self.hello = self.loaded = self.stats = None
-        self._process = process = await EngineProcess.start(self._command)
+        try:
+            self._process = process = await EngineProcess.start(self._command)
+        except OSError as error:
+            log.error("the engine process cannot be started: %s", error)
+            return
         watchdog = asyncio.create_task(self._kill_when_stuck(process), name="engine watchdog")
         failure: RequestError | None = None
         try:
@@ -247,13 +255,15 @@ class EngineClient:
 
     async def _kill_when_stuck(self, process: EngineProcess) -> None:
         self._last_word_at = time.monotonic()
+        self._was_stuck = False
         while True:
             await asyncio.sleep(self._stall_s / 10)
-            is_working = bool(self._live) or self.state is not EngineState.READY
-            if not is_working:
+            silent_s = time.monotonic() - self._last_word_at
+            if self.state is EngineState.READY and not self._live:
                 self._last_word_at = time.monotonic()
-            elif time.monotonic() - self._last_word_at > self._stall_s:
-                log.error("no word from the engine for %.0f s; it is killed and started again", self._stall_s)
+            elif silent_s > (self._stall_s if self.state is EngineState.READY else LOAD_STALL_S):
+                log.error("no word from the engine for %.0f s; it is killed and started again", silent_s)
+                self._was_stuck = True
                 process.kill()
                 return
 
@@ -274,6 +284,8 @@ class EngineClient:
             )
             return
         self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")
+        for answer in [a for a in self._live.values() if a.cancel_reason]:
+            self._end_cancelled(answer)
         if was_ready:
             self._blame(how)
 
@@ -285,9 +297,15 @@ class EngineClient:
         for answer in suspects:
             answer.num_deaths += 1
             if answer.num_deaths >= MAX_DEATHS:
-                self._end(answer, Internal(f"the engine died twice ({how}) while it computed this request"))
+                self._end(answer, self._poison(how))
         self._suspects = deque(a for a in (*suspects, *self._suspects) if a.terminal is None)
         self._suspect = None
+
+    def _poison(self, how: str) -> RequestError:
+        """What a request is told that was being computed at two deaths."""
+        if self._was_stuck:
+            return EngineTimeout(f"the engine took no step for {self._stall_s:.0f} s, twice, on this request")
+        return Internal(f"the engine died twice ({how}) while it computed this request")
 
     def _give_up(self, error: RequestError) -> None:
         self._set_state(EngineState.FAILED, error.message)
@@ -342,6 +360,16 @@ class EngineClient:
         assert self._process is not None
         answer.is_started = answer.is_queued = False
         self._process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
+
+    def _end_cancelled(self, answer: Answer) -> None:
+        """End a cancelled answer without an engine: with the text there is, or in an error."""
+        if answer.has_tokens and answer.cancel_reason:
+            answer.cut(answer.cancel_reason)
+            self._note_end(answer)
+        elif answer.cancel_reason is FinishReason.TIMEOUT:
+            self._end(answer, Expired("the request's time to live ended while the engine was restarting"))
+        else:
+            self._end(answer, Cancelled("the request was cancelled while the engine was restarting"))
 
     def _end(self, answer: Answer, error: RequestError) -> None:
         answer.fail(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ import msgspec
 
 from agent.engine import messages
 from agent.errors import EngineProtocolError
+
+log = logging.getLogger(__name__)
 
 # What the child may see of the environment: paths and locale, no secret, no override of ours.
 KEPT_VARIABLES = (
@@ -132,7 +135,9 @@ class EngineProcess:
                 continue
             if not line:
                 return
-            self._stderr.append(line.decode("utf-8", "replace").rstrip()[:500])
+            text = line.decode("utf-8", "replace").rstrip()[:500]
+            log.info("engine says: %s", text)
+            self._stderr.append(text)
 
 
 def describe_exit(code: int) -> str:

@@ -1,13 +1,15 @@
 """The `tampu` command: options before the verb, the verb, and what its errors mean as exit codes."""
 
 import argparse
+import importlib
 import os
 import sys
 from typing import Final
 
 from agent import __version__
-from agent.cli import ask, config, demo, models, run, status
 from agent.errors import Busy, ConfigError, DaemonUnreachable, RateLimited, TampuError
+
+VERBS: Final = ("run", "demo", "ask", "status", "models", "config")
 
 # sysexits.h where it has a word; a shell's 128 + signal for Ctrl-C.
 EXIT_FAILED: Final = 1
@@ -59,7 +61,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     end = argv.index("--") if "--" in argv else len(argv)
     common = _common_options()
     options, rest = common.parse_known_args(argv[:end])
-    return _parser(common).parse_args(rest + argv[end:], options)
+    # Only the verb that is asked for is imported; all of them for the help.
+    verbs = (rest[0],) if rest and rest[0] in VERBS else VERBS
+    return _parser(common, verbs).parse_args(rest + argv[end:], options)
 
 
 def _common_options() -> argparse.ArgumentParser:
@@ -75,7 +79,7 @@ def _common_options() -> argparse.ArgumentParser:
     return common
 
 
-def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _parser(common: argparse.ArgumentParser, verbs: tuple[str, ...]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tampu",
         description="Answers prompts from small devices with a local language model.",
@@ -84,9 +88,9 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=f"tampu {__version__}")
-    verbs = parser.add_subparsers(dest="command", metavar="VERB", required=True)
-    for module in (run, demo, ask, status, models, config):
-        module.register(verbs)
+    subparsers = parser.add_subparsers(dest="command", metavar="VERB", required=True)
+    for verb in verbs:
+        importlib.import_module(f"agent.cli.{verb}").register(subparsers)
     return parser
 
 

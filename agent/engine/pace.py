@@ -1,10 +1,12 @@
 """How many prompt tokens one step may carry while others are streaming.
 
 A prefill chunk stalls every running stream for as long as it takes, so its size follows the
-measured speed: about STALL_S of work. With nobody to stall, a step takes all that fits.
+measured speed: about STALL_S of work. With nobody to stall it may take ALONE_S, so that a cancel
+and the next request are seen within a second on the slowest board.
 """
 
 STALL_S = 0.1
+ALONE_S = 1.0
 # Small enough for the slowest board's first chunk, before anything is measured.
 FIRST_ROWS = 16
 MIN_ROWS = 8
@@ -29,8 +31,7 @@ class PrefillPace:
 
     def rows(self, *, streams_wait: bool, n_batch: int) -> int:
         """The most prompt tokens for the next step."""
-        if not streams_wait:
-            return n_batch
         if self._rows_per_s is None:
             return min(FIRST_ROWS, n_batch)
-        return max(MIN_ROWS, min(n_batch, int(self._rows_per_s * STALL_S)))
+        seconds = STALL_S if streams_wait else ALONE_S
+        return max(MIN_ROWS, min(n_batch, int(self._rows_per_s * seconds)))

@@ -1,7 +1,5 @@
 """The installed daemon behind a real broker, and devices that look at their watches."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import threading
@@ -54,13 +52,17 @@ class Answer:
         return int(self.done["usage"]["completion"])
 
     @property
+    def num_prompt(self) -> int:
+        return int(self.done["usage"]["prompt"])
+
+    @property
     def num_cached(self) -> int:
         return int(self.done["usage"]["cached"])
 
     @property
     def num_prefilled(self) -> int:
         """Prompt tokens that were really computed."""
-        return int(self.done["usage"]["prompt"]) - self.num_cached
+        return self.num_prompt - self.num_cached
 
     @property
     def decode_rate(self) -> float:
@@ -109,7 +111,7 @@ class Crowd:
 
 @dataclass(slots=True)
 class Box:
-    """A running daemon. Every question comes from a new client, so that none finds its prompt in the cache."""
+    """A running daemon. Each question comes from a new client: nobody's own words are in a cache for it."""
 
     daemon: Daemon
     broker_port: int
@@ -151,7 +153,7 @@ class Box:
 
 @contextlib.contextmanager
 def running_box(folder: Path, models: Path, threads: int) -> Iterator[Box]:
-    """Broker and daemon until the end of the block; `folder` takes their files. All but `threads` is default."""
+    """Broker and daemon until the end of the block, set up as they come; `folder` takes their files."""
     broker = Mosquitto(folder, persistence=False)
     broker.start()
     tree = {

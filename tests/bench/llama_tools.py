@@ -1,10 +1,9 @@
 """llama.cpp's own benchmarks, built from the source that the installed llama-cpp-python was built from.
 
-`llama-bench` times one stream, `llama-batched-bench` several in one batch. Both call llama.cpp from C++ with no
-sampling, no text and no transport: what they reach is the ceiling of this box.
+`llama-bench` times one stream, `llama-batched-bench` several in one batch. Both call llama.cpp from C++
+with no sampling, no text and no transport: what they reach is the ceiling of this box. They are built with
+the compiler, the flags and the helpers of build/, as the wheel is.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -18,14 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# From build/: the tools must come from the same source, compiler and flags as the wheel.
 import lean_wheel
 import pip_runner
 import toolchain
+from agent.engine_process import SPIN_COUNT
 from exclusive import exclusive
 from steps import CommandFailed, Progress, Trouble, run, show_tail, step
-
-from agent.engine_process import SPIN_COUNT
 from tests.bench.memory import Memory, peak_memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +138,7 @@ class Batched:
 
 @dataclass(frozen=True, slots=True)
 class LlamaTools:
-    """The two programs on one model, set as the engine sets llama.cpp: mapped, not repacked, spinning as briefly."""
+    """The two programs on one model, set as the engine sets llama.cpp: weights mapped and not repacked."""
 
     folder: Path
     model: Path
@@ -160,9 +157,15 @@ class LlamaTools:
     def batched(
         self, *, num_prompt: int, num_tokens: int, num_sequences: int, unified: bool = False
     ) -> Batched:
-        """`unified` keeps all sequences in one KV cache, as the engine does; the tool's default is one for each."""
+        """`unified`: all sequences share one KV cache, as in the engine; by default each has its own."""
         n_ctx = num_sequences * (num_prompt + num_tokens)
-        command = [str(self.folder / "llama-batched-bench"), "-m", str(self.model), "-t", str(self.num_threads)]
+        command = [
+            str(self.folder / "llama-batched-bench"),
+            "-m",
+            str(self.model),
+            "-t",
+            str(self.num_threads),
+        ]
         # llama.cpp gives each sequence its share of the context in whole blocks of 256 cells.
         command += ["-c", str(n_ctx + 256 * num_sequences), "--no-repack", "--output-format", "jsonl"]
         command += ["-npp", str(num_prompt), "-ntg", str(num_tokens), "-npl", str(num_sequences)]
@@ -170,9 +173,9 @@ class LlamaTools:
         row = _json_row(_output(command))
         return Batched(row["t_pp"], row["t_tg"], row["pl"] * row["tg"])
 
-    def peak_memory(self, num_prompt: int, num_tokens: int) -> Memory:
-        """Of `llama-bench` while it computes one prompt, then one answer."""
-        return peak_memory(self._bench(num_prompt=num_prompt, num_tokens=num_tokens, depth=0))
+    def peak_memory(self, num_tokens: int) -> Memory:
+        """Of `llama-bench` while it decodes one stream."""
+        return peak_memory(self._bench(num_prompt=0, num_tokens=num_tokens, depth=0))
 
     def _bench(self, *, num_prompt: int, num_tokens: int, depth: int) -> list[str]:
         command = [str(self.folder / "llama-bench"), "-m", str(self.model), "-t", str(self.num_threads)]

@@ -1,7 +1,5 @@
 """What a process takes of the memory, in the two numbers Tampu budgets with."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ class Memory:
     rss: int
     anonymous: int | None
 
-    def at_least(self, other: Memory) -> Memory:
+    def at_least(self, other: "Memory") -> "Memory":
         """The larger of each number."""
         anonymous = None if self.anonymous is None else max(self.anonymous, other.anonymous or 0)
         return Memory(max(self.rss, other.rss), anonymous)

@@ -1,6 +1,8 @@
-"""Tampu beside llama.cpp's own benchmarks: what broker, daemon and Python cost. See README.md here."""
+"""Tampu beside llama.cpp's own benchmarks: what engine process, daemon, broker and Python cost.
 
-from __future__ import annotations
+Both sides run on the same file with the same threads, in turn, within one run of this script; README.md
+beside it says what each figure means. Ends with status 0 whatever the figures are, unless something broke.
+"""
 
 import argparse
 import json
@@ -9,108 +11,145 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "build")]
-
-from steps import Trouble, say
+# For tests.*, and for the build scripts' way of talking and of building llama.cpp.
+sys.path.insert(0, str(ROOT / "build"))
+sys.path.insert(0, str(ROOT))
 
 from agent.engine_process import SPIN_COUNT
-from agent.errors import TampuError
 from agent.hardware.cpu import usable_cores
+from steps import Trouble, say
 from tests.bench.box import Box, running_box
+from tests.bench.comparisons import STORIES, warmed_up
 from tests.bench.llama_tools import LlamaTools, ensure_tools
 from tests.bench.memory import Memory
 from tests.bench.report import Figure, Machine, memory_table, table, this_machine
 
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-# What is asked of one client's stream: the whole way over MQTT may cost one token in twenty.
-WANTED_RATIO = 0.95
-
-# Answers to these go on for more than 256 tokens with the model above, decoded greedily.
-SUBJECTS = (
-    "a lighthouse keeper",
-    "a mountain village",
-    "a desert caravan",
-    "a clever fox",
-    "an old clockmaker",
-    "a river ferry",
-    "a winter market",
-    "a stone bridge",
-)
-STORIES = tuple(f"Tell me a very long story about {subject}, with many chapters." for subject in SUBJECTS)
-REPORT = "The greenhouse has twelve beds, and each bed has a sensor for soil moisture, one for light, and a valve. "
-LONG_PROMPT = f"{REPORT * 20}Tell me a very long story about it, with many chapters."
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of each. The short measurements are noisy and cheap, so a run has several of them."""
+    """How much of each."""
 
     num_runs: int
     num_tokens: int
     num_threads: int
-    streams_per_run: int = 3
-    prompts_per_run: int = 3
+    # One client's measurements are short: several in each run make up for their noise.
+    times_per_run: int
 
 
-class Peers:
-    """Every figure, and the runs that fill them."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that was measured. `default_spin` is llama-bench's decode rate without GOMP_SPINCOUNT."""
 
-    def __init__(self, box: Box, tools: LlamaTools, plan: Plan) -> None:
-        self._box, self._tools, self._plan = box, tools, plan
-        num_crowd = len(STORIES)
-        self.one = Figure("one client, decode", "tok/s", "llama-bench", at_least=WANTED_RATIO)
-        self.one_engine = Figure("the same by the engine's clock", "tok/s", "llama-bench")
-        self.one_deep = Figure("one client, decode", "tok/s", "llama-bench after a prompt as long")
-        self.crowd = Figure(f"{num_crowd} clients, decode", "tok/s", "llama-batched-bench")
-        self.crowd_unified = Figure(
-            f"{num_crowd} clients, decode", "tok/s", "llama-batched-bench with one KV cache"
-        )
-        self.crowd_overall = Figure(
-            f"{num_crowd} clients, prompts included", "tok/s", "llama-batched-bench's total"
-        )
-        self.ttft: list[Figure] = []
-        self.memory: list[tuple[str, Memory]] = []
+    machine: Machine
+    plan: Plan
+    figures: list[Figure]
+    memory: list[tuple[str, Memory]]
+    default_spin: float
 
-    @property
-    def figures(self) -> list[Figure]:
-        crowds = [self.crowd, self.crowd_unified, self.crowd_overall]
-        return [self.one, self.one_engine, self.one_deep, *crowds, *self.ttft]
+    def to_tree(self) -> dict[str, Any]:
+        return {
+            "machine": asdict(self.machine),
+            "plan": asdict(self.plan),
+            "model": MODEL.name,
+            "figures": [figure.to_tree() for figure in self.figures],
+            "memory": {name: asdict(memory) for name, memory in self.memory},
+            "llama_bench_default_spin": self.default_spin,
+        }
 
-    def measure(self) -> None:
-        """Everything, both sides in turn."""
-        self._note_memory("idle")
-        self._warm_up()
-        for number in range(1, self._plan.num_runs + 1):
-            self._compare_streams()
-            for prompt in (STORIES[0], LONG_PROMPT):
-                self._compare_ttft(prompt)
-            self._compare_crowds()
-            self._say_progress(number)
-        self._note_memory(f"after {len(STORIES)} clients")
-        peak = self._tools.peak_memory(self._num_long, self._plan.num_tokens)
-        self.memory.append(("llama-bench, peak", peak))
-
-    def _warm_up(self) -> None:
-        """Fill the page cache, learn how long the prompts are, and see that every answer goes on long enough."""
-        story = self._box.ask(STORIES[0], self._plan.num_tokens)
-        long = self._box.ask(LONG_PROMPT, 2)
-        self._box.ask_at_once(STORIES, self._plan.num_tokens)
-        self._tools.decode_rate(self._plan.num_tokens)
-        self._num_story, self._num_long = story.num_prompt, long.num_prompt
-        for num_prompt in (story.num_prompt, long.num_prompt):
-            self.ttft += [
-                Figure(f"TTFT, {num_prompt}-token prompt", "ms", "llama-bench's prefill", is_difference=True),
-                Figure("the same", "ms", "the engine's own queue and prefill", is_difference=True),
+    def __str__(self) -> str:
+        plan = self.plan
+        return "\n".join(
+            [
+                f"\n{self.machine}",
+                f"{MODEL.name}, {plan.num_threads} threads, {plan.num_tokens} tokens an answer; medians of "
+                f"{plan.num_runs} runs, ratios and differences of pairs taken back to back.",
+                f"llama.cpp's tools ran with GOMP_SPINCOUNT={SPIN_COUNT}, as the daemon's engine does; "
+                f"without it llama-bench decoded at {self.default_spin:.1f} tok/s.\n",
+                table(self.figures),
+                "",
+                memory_table(self.memory),
             ]
+        )
 
-    def _compare_streams(self) -> None:
-        num_tokens = self._plan.num_tokens
-        for _ in range(self._plan.streams_per_run):
-            answer = self._box.ask(STORIES[0], num_tokens)
-            rate = self._tools.decode_rate(num_tokens)
-            deep = self._tools.decode_rate(num_tokens, depth=answer.num_prompt)
-            self.one.add(answer.decode_rate, rate)
-            self.one_engine.add(answer.engine_decode_rate, rate)
-            self.one_deep.add(answer.decode_rate, deep)
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    machine = this_machine()
+    say(f"Compares Tampu with llama.cpp's own benchmarks. {machine}")
+    try:
+        if not MODEL.is_file():
+            raise Trouble(f"{MODEL} is missing: run ./build/fetch-models")
+        plan = plan_of(options)
+        tools = LlamaTools(ensure_tools(), MODEL, plan.num_threads)
+        with (
+            tempfile.TemporaryDirectory(prefix="tampu-peers-") as folder,
+            running_box(Path(folder), MODEL.parent, plan.num_threads) as box,
+        ):
+            result = measure(box, tools, plan, machine)
+    except (Trouble, ValueError) as error:
+        print(f"tampu: {error}", file=sys.stderr)
+        return 1
+    say(str(result))
+    if options.json:
+        options.json.write_text(json.dumps(result.to_tree(), indent=1) + "\n")
+    return 0
+
+
+def measure(box: Box, tools: LlamaTools, plan: Plan, machine: Machine) -> Result:
+    """Warm up, then every comparison once in each run."""
+    memory = label(box, "idle")
+    comparisons = warmed_up(box, tools, num_tokens=plan.num_tokens, times_per_run=plan.times_per_run)
+    for number in range(1, plan.num_runs + 1):
+        for comparison in comparisons:
+            comparison.run(box, tools)
+        main_figure = comparisons[0].figures[0]
+        say(f"  run {number} of {plan.num_runs}: {main_figure.name} {main_figure.compared:.3f} so far")
+    memory += label(box, f"after {len(STORIES)} clients")
+    memory.append(("llama-bench, peak", tools.peak_memory(plan.num_tokens)))
+    figures = [figure for comparison in comparisons for figure in comparison.figures]
+    return Result(machine, plan, figures, memory, tools.decode_rate(plan.num_tokens, spin_count=None))
+
+
+def label(box: Box, when: str) -> list[tuple[str, Memory]]:
+    """The memory of both processes now, with names."""
+    daemon, engine = box.memory()
+    return [(f"daemon, {when}", daemon), (f"engine, {when}", engine)]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="peers", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=count, metavar="N", help="how often to measure (default 5)")
+    parser.add_argument(
+        "--tokens", type=count, metavar="N", help="tokens an answer, at most 256 (default 96)"
+    )
+    parser.add_argument("--threads", type=count, metavar="N", help="of both sides (default: the daemon's)")
+    parser.add_argument("--quick", action="store_true", help="one short run: does it work at all?")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    return parser.parse_args(arguments)
+
+
+def count(text: str) -> int:
+    """A number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return number
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    num_runs, num_tokens, times_per_run = (1, 48, 1) if options.quick else (5, 96, 3)
+    return Plan(
+        options.runs or num_runs,
+        options.tokens or num_tokens,
+        options.threads or usable_cores(),
+        times_per_run,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,5 @@
 """Figures as pairs of numbers, the table that shows them, and the machine they were taken on."""
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics
@@ -18,7 +16,7 @@ QUIET_LOAD_PER_CORE = 0.35
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and when in the day: a load average at start says how much the figures may be trusted."""
+    """Where it was measured; the load average at the start says how far the figures may be trusted."""
 
     cpu: str
     num_cores: int
@@ -90,22 +88,25 @@ class Figure:
 
     def to_tree(self) -> dict[str, Any]:
         fields = asdict(self)
-        return fields | {"tampu": self.tampu, "llama_cpp": self.theirs, "compared": self.compared, "met": self.is_met}
+        return fields | {
+            "tampu": self.tampu,
+            "llama_cpp": self.theirs,
+            "compared": self.compared,
+            "met": self.is_met,
+        }
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Markdown; medians, and the range of the comparisons where there are several."""
-    rows = [("figure", "Tampu", "llama.cpp", "ratio", "range", "wanted"), ("---",) * 6]
-    return _markdown([*rows, *(_row(figure) for figure in figures)])
+    """Markdown: medians, and the range of the comparisons."""
+    head = [("figure", "Tampu", "beside", "ratio", "range", "wanted"), ("---",) * 6]
+    return _markdown([*head, *(_row(figure) for figure in figures)])
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    low, high = min(figure.comparisons), max(figure.comparisons)
-    name = f"{figure.name} (beside {figure.peer})"
-    ours, theirs = f"{figure.tampu:.1f} {figure.unit}", f"{figure.theirs:.1f} {figure.unit}"
-    if figure.is_difference:
-        return name, ours, theirs, f"{figure.compared:+.1f} {figure.unit}", f"{low:+.1f} to {high:+.1f}", ""
-    return name, ours, theirs, f"{figure.compared:.3f}", f"{low:.3f} to {high:.3f}", _verdict(figure)
+    ours, theirs = f"{figure.tampu:.1f} {figure.unit}", f"{figure.theirs:.1f} {figure.unit}, {figure.peer}"
+    compared = (figure.compared, min(figure.comparisons), max(figure.comparisons))
+    median, low, high = (f"{x:+.1f} {figure.unit}" if figure.is_difference else f"{x:.3f}" for x in compared)
+    return figure.name, ours, theirs, median, f"{low} to {high}", _verdict(figure)
 
 
 def _verdict(figure: Figure) -> str:

@@ -1,0 +1,127 @@
+"""What is compared, and how: each comparison measures both sides back to back, once per run."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tests.bench.box import Box
+from tests.bench.llama_tools import LlamaTools
+from tests.bench.report import Figure
+
+# What is asked of one client's stream: the whole way over MQTT may cost one token in twenty.
+WANTED_RATIO = 0.95
+
+# Decoded greedily, the answers to these go on for more than 256 tokens with the model used here.
+SUBJECTS = (
+    "a lighthouse keeper",
+    "a mountain village",
+    "a desert caravan",
+    "a clever fox",
+    "an old clockmaker",
+    "a river ferry",
+    "a winter market",
+    "a stone bridge",
+)
+STORIES = tuple(f"Tell me a very long story about {subject}, with many chapters." for subject in SUBJECTS)
+REPORT = "The greenhouse has twelve beds, and each has one sensor for moisture, one for light, and a valve. "
+LONG_PROMPT = f"{REPORT * 20}Tell me a very long story about it, with many chapters."
+
+
+class Comparison(Protocol):
+    """Some figures that are measured together."""
+
+    @property
+    def figures(self) -> list[Figure]: ...
+
+    def run(self, box: Box, tools: LlamaTools) -> None:
+        """Add to each figure. Raises ValueError when an answer was not what was asked for."""
+
+
+@dataclass(slots=True)
+class Streams:
+    """One client's stream of `num_tokens`, several times a run: it is short, and its bound is tight."""
+
+    num_tokens: int
+    times_per_run: int
+    figures: list[Figure] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.figures = [
+            Figure("one client, decode", "tok/s", "llama-bench", at_least=WANTED_RATIO),
+            Figure("one client, decode by the engine's clock", "tok/s", "llama-bench"),
+            Figure("one client, decode", "tok/s", "llama-bench at the prompt's depth"),
+        ]
+
+    def run(self, box: Box, tools: LlamaTools) -> None:
+        at_device, by_engine, at_depth = self.figures
+        for _ in range(self.times_per_run):
+            answer = box.ask(STORIES[0], self.num_tokens)
+            peer = tools.decode_rate(self.num_tokens)
+            at_device.add(answer.decode_rate, peer)
+            by_engine.add(answer.engine_decode_rate, peer)
+            at_depth.add(answer.decode_rate, tools.decode_rate(self.num_tokens, depth=answer.num_prompt))
+
+
+@dataclass(slots=True)
+class FirstTokens:
+    """Time to the first text of one prompt."""
+
+    prompt: str
+    num_prompt: int
+    times_per_run: int
+    figures: list[Figure] = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = f"TTFT, {self.num_prompt}-token prompt"
+        self.figures = [
+            Figure(name, "ms", "llama-bench's prefill", is_difference=True),
+            Figure(name, "ms", "our engine's own share of it", is_difference=True),
+        ]
+
+    def run(self, box: Box, tools: LlamaTools) -> None:
+        beyond_prefill, beyond_engine = self.figures
+        for _ in range(self.times_per_run):
+            # Two tokens, so that the first goes out as the beginning of a stream does.
+            answer = box.ask(self.prompt, 2)
+            peer_s = tools.prefill_s(answer.num_prefilled, depth=answer.num_cached)
+            beyond_prefill.add(answer.ttft_s * 1e3, peer_s * 1e3)
+            beyond_engine.add(answer.ttft_s * 1e3, answer.engine_ttft_s * 1e3)
+
+
+@dataclass(slots=True)
+class Crowds:
+    """Eight clients at once, each with its own story."""
+
+    num_prompt: int
+    num_tokens: int
+    figures: list[Figure] = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = f"{len(STORIES)} clients"
+        self.figures = [
+            Figure(f"{name}, decode", "tok/s", "llama-batched-bench"),
+            Figure(f"{name}, decode", "tok/s", "llama-batched-bench -kvu"),
+            Figure(f"{name}, prompts included", "tok/s", "llama-batched-bench"),
+        ]
+
+    def run(self, box: Box, tools: LlamaTools) -> None:
+        decode, decode_unified, overall = self.figures
+        crowd = box.ask_at_once(STORIES, self.num_tokens)
+        shape = {"num_prompt": self.num_prompt, "num_tokens": self.num_tokens, "num_sequences": len(STORIES)}
+        peer = tools.batched(**shape)
+        decode.add(crowd.decode_rate, peer.decode_rate)
+        overall.add(crowd.overall_rate, peer.overall_rate)
+        decode_unified.add(crowd.decode_rate, tools.batched(**shape, unified=True).decode_rate)
+
+
+def warmed_up(box: Box, tools: LlamaTools, *, num_tokens: int, times_per_run: int) -> list[Comparison]:
+    """Every comparison, after an unmeasured round that fills the page cache and learns the prompts' lengths."""
+    story = box.ask(STORIES[0], num_tokens)
+    long = box.ask(LONG_PROMPT, 2)
+    box.ask_at_once(STORIES, num_tokens)
+    tools.decode_rate(num_tokens)
+    return [
+        Streams(num_tokens, times_per_run),
+        FirstTokens(STORIES[0], story.num_prompt, times_per_run),
+        FirstTokens(LONG_PROMPT, long.num_prompt, 1),
+        Crowds(story.num_prompt, num_tokens),
+    ]

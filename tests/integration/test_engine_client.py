@@ -1,0 +1,163 @@
+"""The daemon's side of the engine over real child processes with a fake model."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.config import Limits
+from agent.engine.messages import Load
+from agent.engine_client import EngineClient, EngineState
+from agent.errors import Busy, Cancelled, EngineTimeout, Expired, ModelUnavailable
+from agent.request import FinishReason, Message, Request, Sampling
+
+pytestmark = pytest.mark.anyio
+
+FAKE_ENGINE = str(Path(__file__).parents[1] / "support" / "fake_engine.py")
+LOAD = Load(
+    path="", n_ctx=1024, n_seq_max=4, n_batch=64, n_threads=1, kv_type="f16", n_gpu_layers=0
+)
+
+
+def request(text: str = "a LONG story", max_tokens: int = 60, ttl_s: float | None = None) -> Request:
+    return Request(
+        client="me",
+        id="r",
+        messages=(Message("user", text),),
+        sampling=Sampling(seed=1, temperature=0),
+        max_tokens=max_tokens,
+        ttl_s=ttl_s,
+    )
+
+
+@asynccontextmanager
+async def running(
+    step_s: float = 0.01, stall_s: float = 60.0, find_model: Callable[[], Load] = lambda: LOAD
+) -> AsyncIterator[EngineClient]:
+    """A client whose child is ready, or has said why it cannot be."""
+    command = (sys.executable, FAKE_ENGINE, str(step_s))
+    client = EngineClient(find_model, Limits(), command=command, stall_s=stall_s)
+    task = asyncio.create_task(client.run())
+    try:
+        async with asyncio.timeout(20):
+            while client.state not in {EngineState.READY, EngineState.FAILED}:
+                await asyncio.sleep(0.01)
+        yield client
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until_text(answer, num_chars: int = 5) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(20):
+        while len(answer.text) < num_chars:
+            await answer.change()
+
+
+async def test_no_child_is_left_behind() -> None:
+    """Cancelling the supervisor ends the process."""
+    async with running() as client:
+        pid = client.pid
+        assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_stuck_engine_is_killed_and_its_request_told_timeout() -> None:
+    """No step for the stall time, twice: the request is the cause; others are answered."""
+    async with running(stall_s=1.0) as client:
+        stuck = client.submit(request("HANG"))
+        with pytest.raises(EngineTimeout):
+            await asyncio.wait_for(stuck.finished(), 30)
+        good = await asyncio.wait_for(client.submit(request()).finished(), 30)
+        assert good.finish_reason is FinishReason.LENGTH
+        assert client.num_restarts == 2
+
+
+async def test_requests_before_the_model_is_ready_wait_for_it() -> None:
+    """Between hello and loaded nothing is refused."""
+    command = (sys.executable, FAKE_ENGINE, "0.0")
+    client = EngineClient(lambda: LOAD, Limits(), command=command)
+    answer = client.submit(request())
+    task = asyncio.create_task(client.run())
+    finished = await asyncio.wait_for(answer.finished(), 20)
+    assert finished.usage.completion == 60
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_model_that_cannot_be_had_ends_what_waits_for_it() -> None:
+    """By name, at once, for the waiting and the new."""
+
+    def nothing() -> Load:
+        raise ModelUnavailable("there is no model; fetch one")
+
+    async with running(find_model=nothing) as client:
+        assert client.state is EngineState.FAILED
+        with pytest.raises(ModelUnavailable, match="fetch one"):
+            client.submit(request())
+
+
+async def test_a_cancel_while_the_engine_restarts_keeps_the_text_so_far() -> None:
+    """After the first token it is done, cancelled; before it, the error."""
+    async with running(step_s=0.02) as client:
+        begun = client.submit(request())
+        await until_text(begun)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while client.state is EngineState.READY:
+                await asyncio.sleep(0)
+        fresh = client.submit(request())
+        client.cancel(begun)
+        client.cancel(fresh)
+        assert (await begun.finished()).finish_reason is FinishReason.CANCELLED
+        assert begun.text
+        with pytest.raises(Cancelled):
+            await fresh.finished()
+
+
+async def test_a_deadline_passes_while_the_engine_restarts() -> None:
+    """Expired, though no engine could say so."""
+    async with running(step_s=0.02) as client:
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGSTOP)
+        waiting = client.submit(request(ttl_s=0.2))
+        await asyncio.sleep(0.4)
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(Expired):
+            await asyncio.wait_for(waiting.finished(), 20)
+
+
+async def test_a_closed_door_takes_nothing_more_and_drains() -> None:
+    """What runs may end; what comes is busy."""
+    async with running(step_s=0.01) as client:
+        answer = client.submit(request(max_tokens=20))
+        client.close_door()
+        with pytest.raises(Busy):
+            client.submit(request())
+        assert await client.drained(20)
+        assert (await answer.finished()).usage.completion == 20
+
+
+async def test_a_crowd_survives_an_engine_death_token_for_token() -> None:
+    """More requests than slots, some running and some waiting: all texts are the undisturbed ones."""
+    prompts = [f"LONG {number}" for number in range(8)]
+    async with running(step_s=0.004) as client:
+        whole = []
+        for prompt in prompts:
+            answer = client.submit(request(prompt, max_tokens=80))
+            await asyncio.wait_for(answer.finished(), 30)
+            whole.append(answer.text)
+        answers = [client.submit(request(prompt, max_tokens=80)) for prompt in prompts]
+        await until_text(answers[0], 40)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGKILL)
+        for answer, text in zip(answers, whole, strict=True):
+            await asyncio.wait_for(answer.finished(), 60)
+            assert answer.text == text
