@@ -1,6 +1,7 @@
 """An answer as it grows: what the engine said so far about one request, for the front that asked."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from agent.errors import Internal, RequestError, from_code
@@ -31,6 +32,7 @@ class Answer:
         self.request = request
         self.text = ""
         self.num_prompt = 0
+        self.submitted_at = time.monotonic()
         self.is_started = False
         self.is_queued = False
         self.terminal: Finished | Failed | None = None
@@ -44,6 +46,11 @@ class Answer:
     @property
     def has_tokens(self) -> bool:
         return bool(self._tokens)
+
+    @property
+    def is_in_engines_hands(self) -> bool:
+        """Being rendered, tokenised or computed, and not merely waiting in the engine's queue."""
+        return self.is_started or not self.is_queued
 
     @property
     def resume(self) -> Resume | None:
@@ -79,7 +86,9 @@ class Answer:
     def cut(self, reason: FinishReason) -> None:
         """End the answer with the text there is, without the engine, which is gone."""
         usage = Usage(prompt=self.num_prompt, cached=0, completion=len(self._tokens))
-        self.take(Finished(finish_reason=reason, usage=usage, timings=Timings(queue_s=0, prefill_s=0, decode_s=0)))
+        self.take(
+            Finished(finish_reason=reason, usage=usage, timings=Timings(queue_s=0, prefill_s=0, decode_s=0))
+        )
 
     async def pieces(self, start: int = 0) -> AsyncIterator[str]:
         """Text from character `start` on, as it comes. Raises the RequestError it ends in."""

@@ -10,10 +10,10 @@ until that is known suspects are computed one at a time.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
+from agent.admission import Admission
 from agent.answer import Answer
 from agent.config import Limits
 from agent.engine.messages import (
@@ -37,15 +37,14 @@ from agent.errors import (
     Expired,
     Internal,
     ModelUnavailable,
-    RateLimited,
     RequestError,
     from_code,
 )
 from agent.request import FinishReason, Request
+from agent.suspects import Suspects
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS = 2
 # No word from a working child for so long means it is stuck.
 STALL_S = 60.0
 # Reading the weights from a slow SD card is silent and may take minutes.
@@ -55,8 +54,6 @@ MAX_BACKOFF_S = 30.0
 # A child that lived so long starts the backoff afresh.
 STABLE_AFTER_S = 60.0
 RETRY_LOAD_S = 60.0
-# Before anything is measured, a guess of one answer's time for `retry_after_ms`.
-FIRST_ANSWER_S = 5.0
 
 
 class EngineState(StrEnum):
@@ -90,19 +87,16 @@ class EngineClient:
         self.last_crash: str | None = None
         self.num_restarts = 0
         self._find_model = find_model
-        self._limits = limits
         self._on_state = on_state
         self._command = command
         self._stall_s = stall_s
         self._process: EngineProcess | None = None
         self._live: dict[int, Answer] = {}
         self._next_key = 1
-        self._suspects: deque[Answer] = deque()
-        self._suspect: Answer | None = None
+        self._admission = Admission(limits)
+        self._suspects = Suspects()
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._retry = asyncio.Event()
-        self._answer_s = FIRST_ANSWER_S
-        self._submitted_at: dict[int, float] = {}
         self._last_word_at = time.monotonic()
         self._was_stuck = False
         self._is_closed = False
@@ -127,13 +121,13 @@ class EngineClient:
         """Take a request in. Raises Busy, RateLimited or ModelUnavailable instead of queueing without bound."""
         if self._is_closed:
             raise Busy("this box is shutting down; try again later", retry_after_ms=int(RETRY_LOAD_S * 1000))
-        self._check_room(request.client)
+        num_slots = self.loaded.n_seq_max if self.loaded else 1
+        self._admission.check(request.client, self._live.values(), num_slots)
         if self.state is EngineState.FAILED:
             raise ModelUnavailable(self.reason, retry_after_ms=int(RETRY_LOAD_S * 1000))
         answer = Answer(self._next_key, request)
         self._next_key += 1
         self._live[answer.key] = answer
-        self._submitted_at[answer.key] = time.monotonic()
         if request.ttl_s is not None:
             loop = asyncio.get_running_loop()
             self._deadlines[answer.key] = loop.call_later(
@@ -149,7 +143,7 @@ class EngineClient:
             return
         # Remembered: the child may die with the cancel unread.
         answer.cancel_reason = answer.cancel_reason or reason
-        if self.state is EngineState.READY and self._process and not self._is_held(answer):
+        if self.state is EngineState.READY and self._process and not self._suspects.is_held(answer):
             self._process.send(Cancel(answer.key, reason))
         else:
             self._end_cancelled(answer)
@@ -287,19 +281,8 @@ class EngineClient:
         for answer in [a for a in self._live.values() if a.cancel_reason]:
             self._end_cancelled(answer)
         if was_ready:
-            self._blame(how)
-
-    def _blame(self, how: str) -> None:
-        """Those that were in the child's hands, not merely waiting there, are suspects."""
-        suspects = [
-            a for a in self._live.values() if not self._is_held(a) and (a.is_started or not a.is_queued)
-        ]
-        for answer in suspects:
-            answer.num_deaths += 1
-            if answer.num_deaths >= MAX_DEATHS:
+            for answer in self._suspects.blame(self._live.values()):
                 self._end(answer, self._poison(how))
-        self._suspects = deque(a for a in (*suspects, *self._suspects) if a.terminal is None)
-        self._suspect = None
 
     def _poison(self, how: str) -> RequestError:
         """What a request is told that was being computed at two deaths."""
@@ -322,39 +305,16 @@ class EngineClient:
 
     # ---- answers -----------------------------------------------------------------------------
 
-    def _check_room(self, client: str) -> None:
-        if sum(a.request.client == client for a in self._live.values()) >= self._limits.per_client:
-            raise RateLimited(
-                f"this client has {self._limits.per_client} requests under way; wait for one to end",
-                retry_after_ms=self._retry_after_ms(1),
-            )
-        if len(self._live) >= self._limits.queue:
-            raise Busy(
-                f"{self._limits.queue} requests are under way on this box; try again later",
-                retry_after_ms=self._retry_after_ms(len(self._live)),
-            )
-
-    def _retry_after_ms(self, num_ahead: int) -> int:
-        """When a place should be free: the time answers take lately, shared by the slots."""
-        num_slots = self.loaded.n_seq_max if self.loaded else 1
-        wait_s = self._answer_s * max(1.0, num_ahead / num_slots / 2)
-        return int(min(max(wait_s, 0.5), 60.0) * 1000)
-
-    def _is_held(self, answer: Answer) -> bool:
-        """True for a suspect whose turn has not come."""
-        return answer in self._suspects
-
     def _resubmit(self) -> None:
         """Give the new child all live answers; of the suspects only the first."""
         for answer in self._live.values():
-            if not self._is_held(answer):
+            if not self._suspects.is_held(answer):
                 self._send(answer)
         self._try_next_suspect()
 
     def _try_next_suspect(self) -> None:
-        if self._suspects and self._suspect is None and self.state is EngineState.READY:
-            self._suspect = self._suspects.popleft()
-            self._send(self._suspect)
+        if self.state is EngineState.READY and (suspect := self._suspects.next()):
+            self._send(suspect)
 
     def _send(self, answer: Answer) -> None:
         assert self._process is not None
@@ -379,14 +339,11 @@ class EngineClient:
         if answer.terminal is None:
             return
         del self._live[answer.key]
-        self._answer_s += 0.2 * (time.monotonic() - self._submitted_at.pop(answer.key) - self._answer_s)
+        self._admission.observe(time.monotonic() - answer.submitted_at)
         if timer := self._deadlines.pop(answer.key, None):
             timer.cancel()
-        if self._is_held(answer):
-            self._suspects.remove(answer)
-        if answer is self._suspect:
-            self._suspect = None
-            self._try_next_suspect()
+        self._suspects.forget(answer)
+        self._try_next_suspect()
 
     def _set_state(self, state: EngineState, reason: str) -> None:
         if (state, reason) != (self.state, self.reason):

@@ -9,18 +9,13 @@ import math
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import uvicorn
 
 from agent.errors import ConfigError
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o660
 FOLDER_MODE = 0o750
@@ -119,9 +114,9 @@ def _bind(path: str) -> socket.socket:
 
 
 class HttpServer:
-    """uvicorn on a bound socket, as a task of the running loop."""
+    """uvicorn on a bound socket, as a task of the running loop. `app` is an ASGI 3 application."""
 
-    def __init__(self, app: "ASGIApp", sock: socket.socket) -> None:
+    def __init__(self, app: Callable[..., Any], sock: socket.socket) -> None:
         self._sock = sock
         self._path = Path(sock.getsockname())
         self._task: asyncio.Task[None] | None = None

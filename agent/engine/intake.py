@@ -52,7 +52,7 @@ class Intake:
             self._check_fit(len(tokens))
         except RequestError as error:
             return Rejected(submit.key, Failed(code=error.code, message=error.message, detail=error.detail))
-        except Exception as error:  # noqa: BLE001 - one prompt's trouble must not end the reader thread
+        except Exception as error:
             log.exception("request %d could not be tokenised", submit.key)
             message = f"the prompt could not be tokenised ({type(error).__name__})"
             return Rejected(submit.key, Failed(code="internal", message=message))

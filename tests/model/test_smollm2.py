@@ -17,8 +17,8 @@ from agent.engine.chat_template import ChatTemplate
 from agent.engine.llama import LlamaBackend
 from agent.engine.messages import HEADER, Events, Hello, Loaded, LoadFailed, Submit, ToDaemon, decoder, encode
 from agent.request import Failed, Finished, FinishReason, Message, Request, Sampling
-from tests.support.model_load import load
 from tests.support.engine_driver import GREEDY, Answer, EngineDriver
+from tests.support.model_load import load
 
 SAMPLED = Sampling(seed=20, temperature=0.9, top_p=0.95, top_k=50)
 QUESTIONS = [
