@@ -8,6 +8,7 @@ until that is known suspects are computed one at a time.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -118,7 +119,7 @@ class EngineClient:
         return sum(not answer.is_started for answer in self._live.values())
 
     def submit(self, request: Request) -> Answer:
-        """Take a request in. Raises Busy, RateLimited or ModelUnavailable instead of queueing without bound."""
+        """Take a request in. Raises Busy, RateLimited or ModelUnavailable: the queue is bounded."""
         if self._is_closed:
             raise Busy("this box is shutting down; try again later", retry_after_ms=int(RETRY_LOAD_S * 1000))
         num_slots = self.loaded.n_seq_max if self.loaded else 1
@@ -272,8 +273,8 @@ class EngineClient:
         if not said_hello:
             self._give_up(
                 ModelUnavailable(
-                    f"the engine process ended ({how}) before it could speak;"
-                    " if this is SIGILL, llama-cpp-python was built for another CPU: build it here with ./build/quickstart"
+                    f"the engine process ended ({how}) before it could speak; if this is SIGILL,"
+                    " llama-cpp-python was built for another CPU: build it here with ./build/quickstart"
                 )
             )
             return
@@ -298,10 +299,8 @@ class EngineClient:
 
     async def _wait_for_retry(self) -> None:
         self._retry.clear()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._retry.wait(), RETRY_LOAD_S)
-        except TimeoutError:
-            pass
 
     # ---- answers -----------------------------------------------------------------------------
 

@@ -151,7 +151,8 @@ def _ask(prompt: str, broker: Broker, folder: Path) -> None:
             first = first or time.monotonic()
             print(text, end="", flush=True)
         print("\n")
-        assert device.last is not None and device.last.frame is not None
+        assert device.last is not None
+        assert device.last.frame is not None
         frame, memory = device.last.frame, (_status(folder) or {}).get("memory", {})
     num_tokens, decode_s = frame["usage"]["completion"], frame["timings"]["decode_s"]
     _say(

@@ -75,7 +75,7 @@ def open_envelope(payload: bytes, *, is_json: bool, max_bytes: int) -> tuple[Env
         return Envelope(id=make_id()), TooLarge(
             f"the request has {len(payload)} bytes; at most {max_bytes} are taken"
         )
-    if not is_json and not payload.lstrip()[:1] == b"{":
+    if not is_json and payload.lstrip()[:1] != b"{":
         return _open_text(payload)
     try:
         tree = msgspec.json.decode(payload)

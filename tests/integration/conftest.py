@@ -35,7 +35,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start_daemon(tmp_path: Path, broker: Mosquitto, model_folder: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons; `step_s` is the time of one token, other arguments are sections of the configuration."""
+    """Starts daemons; `step_s` is the time of one token, the rest are sections of the configuration."""
     started: list[Daemon] = []
 
     def start(*, step_s: float = 0.0, online: bool = True, name: str = "daemon", **sections: Any) -> Daemon:

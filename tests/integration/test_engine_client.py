@@ -19,9 +19,7 @@ from agent.request import FinishReason, Message, Request, Sampling
 pytestmark = pytest.mark.anyio
 
 FAKE_ENGINE = str(Path(__file__).parents[1] / "support" / "fake_engine.py")
-LOAD = Load(
-    path="", n_ctx=1024, n_seq_max=4, n_batch=64, n_threads=1, kv_type="f16", n_gpu_layers=0
-)
+LOAD = Load(path="", n_ctx=1024, n_seq_max=4, n_batch=64, n_threads=1, kv_type="f16", n_gpu_layers=0)
 
 
 def request(text: str = "a LONG story", max_tokens: int = 60, ttl_s: float | None = None) -> Request:

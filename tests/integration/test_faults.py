@@ -18,13 +18,14 @@ def ask(device: Device, request_id: str, temperature: float = 0.0) -> None:
 
 
 def wait_for_text(device: Device, request_id: str, num_bytes: int = 10) -> None:
-    wait_until(lambda: len(device.received_text(request_id).encode()) >= num_bytes, f"text of {request_id}")
+    what = f"text of {request_id}"
+    wait_until(lambda: len(device.received_text(request_id).encode()) >= num_bytes, what)
 
 
 def test_an_engine_killed_in_mid_answer_goes_on_where_it_stopped(
     start_daemon: Callable[..., Daemon], broker: Mosquitto
 ) -> None:
-    """Sampled and greedy answers are the same with the kill as without it; each ends once, in the same run."""
+    """Sampled and greedy answers are the same with the kill as without it, in the same run."""
     daemon = start_daemon(step_s=0.02)
     with Device(broker.port, MINE) as device:
         for temperature in (0.8, 0.0):

@@ -207,10 +207,8 @@ def test_a_cancel_ends_the_answer_with_what_there_is(
         device.publish(REQUEST, {"id": "r1", "prompt": "a LONG story", "max_tokens": 60})
         wait_until(lambda: len([f for f in device.frames("/me/") if f["type"] == "delta"]) > 1, "some text")
         device.publish(f"{BASE}/cancel/me", {"id": "r1"})
-        wait_until(lambda: [f for f in device.frames("/me/") if f["type"] == "done"], "the cancelled end")
-        wait_until(lambda: [f for f in device.frames("/other/") if f["type"] == "done"], "the other's end")
-        mine = [f for f in device.frames("/me/") if f["type"] == "done"][0]
-        others = [f for f in device.frames("/other/") if f["type"] == "done"][0]
+        mine = device.wait_frame("/me/", type="done")
+        others = device.wait_frame("/other/", type="done")
     assert mine["finish_reason"] == "cancelled"
     assert mine["text"]
     assert others["finish_reason"] == "length"
@@ -248,7 +246,7 @@ def test_the_same_id_is_answered_once(daemon: Daemon, broker: Mosquitto) -> None
 def test_more_than_a_clients_share_is_refused_at_once(
     start_daemon: Callable[..., Daemon], broker: Mosquitto
 ) -> None:
-    """Client's bound: rate_limited; box's bound: busy; both say when to come back, and the rest is answered."""
+    """Client's bound: rate_limited; box's bound: busy; both say when to come back."""
     start_daemon(step_s=0.02, limits={"queue": 6, "per_client": 3})
     with Device(broker.port, f"{BASE}/response/#") as device:
         for number in range(4):

@@ -62,7 +62,11 @@ class Device:
     def frames(self, topic_part: str = "/response/") -> list[dict[str, Any]]:
         """The JSON payloads received so far on topics that hold this."""
         with self._changed:
-            return [json.loads(m.payload) for m in self.messages if topic_part in m.topic and m.payload[:1] == b"{"]
+            return [
+                json.loads(m.payload)
+                for m in self.messages
+                if topic_part in m.topic and m.payload[:1] == b"{"
+            ]
 
     def wait_frame(
         self, topic_part: str = "/response/", timeout_s: float = 20.0, **fields: Any

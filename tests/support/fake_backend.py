@@ -62,7 +62,7 @@ class FakeTokenizer:
         self.chat_template = chat_template
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """Like llama.cpp: user-defined strings always match, control strings only when asked; longest first."""
+        """As llama.cpp does: the longest first, and control strings only when asked."""
         fragments: list[str | int] = [text]
         for string in sorted(self.specials, key=len, reverse=True):
             special = self.specials[string]

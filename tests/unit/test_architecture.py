@@ -92,7 +92,9 @@ def test_a_library_has_one_door(foreign: str) -> None:
     """Only the rooms named above import it."""
     allowed, why = ONE_DOOR[foreign]
     users = {
-        name for name, path in MODULES.items() if any(is_inside(module, foreign) for module, _ in imports(path))
+        name
+        for name, path in MODULES.items()
+        if any(is_inside(module, foreign) for module, _ in imports(path))
     }
     assert users <= allowed, f"{users - allowed} may not import {foreign}: {why}"
     assert users, f"nobody imports {foreign} any more: drop the rule, and the dependency"

@@ -148,9 +148,12 @@ def test_the_last_delta_and_the_end_travel_in_one_message() -> None:
 def test_who_is_about_to_be_computed_is_said_before_the_step() -> None:
     """If the step ends the process, the daemon knows whom to suspect."""
     said: list[int] = []
-    driver = EngineDriver(
-        FakeBackend(script=lambda _number, _rows: said.append(len(driver.emitted)) or DecodeStatus.OK)
-    )
+
+    def script(_number: int, _rows: BatchRows) -> DecodeStatus:
+        said.append(len(driver.emitted))
+        return DecodeStatus.OK
+
+    driver = EngineDriver(FakeBackend(script=script))
     driver.submit(1, PROMPT, max_tokens=1)
     driver.run()
     assert said[0] == 1
@@ -185,14 +188,13 @@ def test_an_answer_that_was_preempted_is_the_answer_that_was_not(many: list[Aske
 
 
 def test_preemption_does_happen_in_a_small_pool() -> None:
-    """Guards the property above against a pool that turned out large enough."""
-    driver = EngineDriver(FakeBackend(num_cells=300, num_slots=4))
-    for key in range(4):
-        driver.submit(key, [*PROMPT, key], client=str(key), max_tokens=280)
+    """Guards the property above against pools that turn out large enough."""
+    driver = EngineDriver(FakeBackend(num_cells=85))
+    for key in range(8):
+        driver.submit(key, [*PROMPT, key], client=str(key), max_tokens=40)
     driver.run()
     stats = [message for message in driver.emitted if isinstance(message, Stats)][-1]
-    lone = answer(Asked((*PROMPT, 3), max_tokens=280))
-    assert stats.num_preemptions > 0 or len(lone.tokens) < 60
+    assert stats.num_preemptions > 0
 
 
 @given(asked, st.data())
@@ -250,33 +252,17 @@ def test_every_client_is_served_while_one_floods() -> None:
 def test_a_prompt_beside_streams_comes_in_small_chunks() -> None:
     """Before anything is measured, a step carries at most a first guess of prompt tokens."""
     sizes: list[int] = []
-    driver = EngineDriver(
-        FakeBackend(
-            num_cells=2000,
-            n_batch=512,
-            script=lambda _number, rows: sizes.append(len(rows.tokens)) or DecodeStatus.OK,
-        )
-    )
+
+    def script(_number: int, rows: BatchRows) -> DecodeStatus:
+        sizes.append(len(rows.tokens))
+        return DecodeStatus.OK
+
+    driver = EngineDriver(FakeBackend(num_cells=2000, n_batch=512, script=script))
     driver.submit(1, [BOS], client="stream", max_tokens=1000)
     driver.turn()
     driver.submit(2, [BOS, *b"x" * 400], client="large", max_tokens=1)
     driver.turn()
     assert sizes == [1, 1 + FIRST_ROWS]
-
-
-def test_a_prompt_alone_comes_in_full_batches() -> None:
-    """With nobody to stall there is no reason for small chunks."""
-    sizes: list[int] = []
-    driver = EngineDriver(
-        FakeBackend(
-            num_cells=2000,
-            n_batch=512,
-            script=lambda _number, rows: sizes.append(len(rows.tokens)) or DecodeStatus.OK,
-        )
-    )
-    driver.submit(1, [BOS, *b"x" * 600], max_tokens=1)
-    driver.run()
-    assert sizes == [512, 89]
 
 
 # ---- cancelling ------------------------------------------------------------------------------------
@@ -297,11 +283,11 @@ def test_before_its_first_token_a_cancelled_request_ends_in_an_error(reason: Fin
 
 @pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.TIMEOUT])
 def test_after_its_first_token_a_cancelled_request_is_finished_with_what_it_has(reason: FinishReason) -> None:
-    """The reader gets the text that was held back, and the usage."""
+    """The usage counts what was said."""
     backend = FakeBackend()
     driver = EngineDriver(backend)
     driver.submit(1, PROMPT, max_tokens=100)
-    for _ in range(4):
+    while len(driver.answers[1].tokens) < 4:
         driver.turn()
     driver.cancel(1, reason)
     driver.run()

@@ -1,5 +1,6 @@
 """The receiver's rule in the device's client: frames may come twice, late, out of order or not at all."""
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -16,7 +17,7 @@ def delta(offset: int, text: str, run: int = 1) -> dict[str, Any]:
 
 def deltas(text: str, cuts: list[int]) -> list[dict[str, Any]]:
     places = sorted({0, len(text), *(cut % len(text) for cut in cuts)})
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(places)]
     frames, offset = [], 0
     for piece in pieces:
         frames.append(delta(offset, piece))

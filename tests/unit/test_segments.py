@@ -128,7 +128,7 @@ def test_the_longest_control_string_wins() -> None:
 
 
 def test_white_space_beside_a_stripping_token_is_swallowed() -> None:
-    """`<mask>` swallows what is left of it, `<|turn|>` what is right of it, also across the content's edge."""
+    """`<mask>` swallows what is left of it, `<|turn|>` what is right of it, content included."""
     segments = [template("<|turn|> \n"), content(" hi \t"), template(" <mask> ")]
     assert tokenize_segments(segments, FakeTokenizer()) == [TURN, *b"hi", MASK, *b" "]
 
