@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent import logs, systemd
 from agent.api.front import build_app
-from agent.api.http import HttpServer, bind_socket
+from agent.api.http import FOLDER_MODE, HttpServer, bind_socket
 from agent.catalog.manifest import load_manifest
 from agent.catalog.placement import Placement, place
 from agent.catalog.store import Store
@@ -39,8 +39,8 @@ LAST_FRAMES_S = 3.0
 def main(config: Config, engine_command: tuple[str, ...] = COMMAND) -> int:
     """Run the daemon until SIGTERM or SIGINT. Raises ConfigError and other TampuErrors at start."""
     logs.set_up(config.log)
-    sock = bind_socket(config.api.socket, config.api.group)
     with _only_instance(config.api.socket):
+        sock = bind_socket(config.api.socket, config.api.group)
         return asyncio.run(App(config, sock, engine_command).run())
 
 
@@ -147,7 +147,13 @@ class App:
 @contextlib.contextmanager
 def _only_instance(socket_path: str) -> Iterator[None]:
     """Hold a lock beside the socket: two daemons would steal each other's socket and node name."""
-    with open(f"{socket_path}.lock", "w") as lock:
+    path = Path(f"{socket_path}.lock")
+    try:
+        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise ConfigError(f"api.socket: {path} cannot be made: {error.strerror}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

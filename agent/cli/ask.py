@@ -68,9 +68,9 @@ def ask(args: argparse.Namespace) -> int:
 
 
 def _configured_socket(args: argparse.Namespace) -> str:
-    from agent import config
+    from agent import config_file
 
-    return config.load(args.config, args.set).api.socket
+    return config_file.load(args.config, args.set).api.socket
 
 
 def _prompt(words: list[str]) -> str:

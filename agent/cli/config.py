@@ -34,9 +34,9 @@ def _add(subparsers: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def show(args: argparse.Namespace) -> int:
     """Print the configuration. Raises ConfigError."""
-    from agent import config
+    from agent import config, config_file
 
-    tree = config.to_tree(config.load(args.config, args.set))
+    tree = config.to_tree(config_file.load(args.config, args.set))
     if args.json:
         import msgspec
 
@@ -50,8 +50,8 @@ def show(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Print which file is right. Raises ConfigError with what is wrong."""
-    from agent import config
+    from agent import config_file, places
 
-    config.load(args.config, args.set)
-    print(f"OK: {config.find_config_file(args.config) or 'no configuration file, the built-in defaults'}")
+    config_file.load(args.config, args.set)
+    print(f"OK: {places.find_config_file(args.config) or 'no configuration file, the built-in defaults'}")
     return 0

@@ -63,19 +63,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _ensure_model(args: argparse.Namespace) -> Path:
     """The folder that holds the default model; it is fetched where it is missing."""
-    from agent import config
+    from agent import config_file, places
     from agent.catalog.manifest import load_manifest
     from agent.catalog.store import FileState, Store
     from agent.cli.models import Meter
 
     checkout = Path(__file__).parents[2] / "models"
     in_checkout = (checkout / "manifest.yaml").is_file()
-    folder = checkout if in_checkout else Path(config.load(args.config, args.set).models.folder)
+    folder = checkout if in_checkout else Path(config_file.load(args.config, args.set).models.folder)
     variant, store = load_manifest().model().preferred, Store(folder)
     if store.status(variant) is not FileState.PRESENT:
         _say("model    not here yet: fetching it")
         with Meter(sys.stderr) as meter:
-            store.fetch(variant, config.cache_folder(), meter)
+            store.fetch(variant, places.cache_folder(), meter)
     return folder
 
 

@@ -94,12 +94,12 @@ def verify(args: argparse.Namespace) -> int:
 
 def fetch(args: argparse.Namespace) -> int:
     """Make a model's file be there and whole. Raises ModelFileError when it cannot be."""
-    from agent import config
+    from agent import places
 
     manifest, store, name = _open(args)
     model = manifest.model(name)
     with Meter(sys.stderr) as meter:
-        path = store.fetch(model.preferred, config.cache_folder(), meter)
+        path = store.fetch(model.preferred, places.cache_folder(), meter)
     if args.json:
         print(_json(Fetched(model.name, model.preferred.quant, str(path), model.preferred.file_bytes)))
     else:
@@ -143,11 +143,11 @@ class Meter:
 
 def _open(args: argparse.Namespace) -> "tuple[Manifest, Store, str]":
     """The manifest, the store, and the name that is asked for."""
-    from agent import config
+    from agent import config_file
     from agent.catalog.manifest import load_manifest
     from agent.catalog.store import Store
 
-    settings = config.load(args.config, args.set).models
+    settings = config_file.load(args.config, args.set).models
     manifest = load_manifest(Path(settings.manifest) if settings.manifest else None)
     return manifest, Store(Path(args.folder or settings.folder)), getattr(args, "name", None) or settings.name
 

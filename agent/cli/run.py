@@ -23,6 +23,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon; returns its exit code. Raises ConfigError."""
-    from agent import app, config
+    from agent import app, config_file
 
-    return app.main(config.load(args.config, args.set))
+    return app.main(config_file.load(args.config, args.set))

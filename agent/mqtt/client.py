@@ -20,7 +20,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.config import Mqtt, read_secret
+from agent.config import Mqtt
+from agent.config_file import read_secret
 from agent.errors import BrokerError
 
 log = logging.getLogger(__name__)

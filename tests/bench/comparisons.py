@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tests.bench.box import Box
-from tests.bench.llama_tools import LlamaTools
+from tests.bench.llama_tools import Batch, LlamaTools
 from tests.bench.report import Figure
 
 # What is asked of one client's stream: the whole way over MQTT may cost one token in twenty.
@@ -106,15 +106,15 @@ class Crowds:
     def run(self, box: Box, tools: LlamaTools) -> None:
         decode, decode_unified, overall = self.figures
         crowd = box.ask_at_once(STORIES, self.num_tokens)
-        shape = {"num_prompt": self.num_prompt, "num_tokens": self.num_tokens, "num_sequences": len(STORIES)}
-        peer = tools.batched(**shape)
+        batch = Batch(self.num_prompt, self.num_tokens, num_sequences=len(STORIES))
+        peer = tools.batched(batch)
         decode.add(crowd.decode_rate, peer.decode_rate)
         overall.add(crowd.overall_rate, peer.overall_rate)
-        decode_unified.add(crowd.decode_rate, tools.batched(**shape, unified=True).decode_rate)
+        decode_unified.add(crowd.decode_rate, tools.batched(batch, unified=True).decode_rate)
 
 
 def warmed_up(box: Box, tools: LlamaTools, *, num_tokens: int, times_per_run: int) -> list[Comparison]:
-    """Every comparison, after an unmeasured round that fills the page cache and learns the prompts' lengths."""
+    """Every comparison, after an unmeasured round that fills the page cache and learns the prompts' sizes."""
     story = box.ask(STORIES[0], num_tokens)
     long = box.ask(LONG_PROMPT, 2)
     box.ask_at_once(STORIES, num_tokens)

@@ -38,6 +38,7 @@ CMAKE_FLAGS = (
 )
 # The slowest board this is for takes seconds a run; a tool that hangs should not hang the benchmark.
 TIMEOUT_S = 600
+CELL_BLOCK = 256
 
 
 # ---- building ------------------------------------------------------------------------------------
@@ -92,25 +93,23 @@ def _fetch_source(recipe: lean_wheel.Recipe, work: Path, logs: Path) -> Path:
 
 def _compile(source: Path, recipe: lean_wheel.Recipe, work: Path, logs: Path, progress: Progress) -> Path:
     """Returns a folder with nothing but the programs."""
-    objects = work / "objects"
-    flags = [*CMAKE_FLAGS, *shlex.split(recipe.extra_flags)]
+    cmake, objects = str(VENV_BIN / "cmake"), str(work / "objects")
+    flags = [*CMAKE_FLAGS, f"-DCMAKE_MAKE_PROGRAM={VENV_BIN / 'ninja'}", *shlex.split(recipe.extra_flags)]
     jobs = str(toolchain.parallel_jobs())
-    configure = [VENV_BIN / "cmake", "-S", source, "-B", objects, "-G", "Ninja"]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={VENV_BIN / 'ninja'}", *flags]
-    build = [VENV_BIN / "cmake", "--build", objects, "--parallel", jobs, "--target", *TARGETS]
     # Work folders have new names each time; ccache, where there is one, then sees relative paths.
     environment = pip_runner.environment() | {"CCACHE_BASEDIR": str(work)}
-    for name, command in (("configure", configure), ("compile", build)):
-        log = logs / f"{name}.log"
-        try:
-            run(command, log, env=environment, on_line=progress.watch_ninja)
-        except CommandFailed:
-            show_tail(log)
-            raise Trouble(f"llama-bench did not build: mend what {log} names, then try again") from None
+    log = logs / "llama-bench.log"
+    try:
+        run([cmake, "-S", str(source), "-B", objects, "-G", "Ninja", *flags], log, env=environment)
+        build = [cmake, "--build", objects, "--parallel", jobs, "--target", *TARGETS]
+        run(build, log, env=environment, on_line=progress.watch_ninja)
+    except CommandFailed:
+        show_tail(log)
+        raise Trouble(f"llama-bench did not build: mend what {log} names, then try again") from None
     programs = work / "programs"
     programs.mkdir()
     for target in TARGETS:
-        shutil.copy2(objects / "bin" / target, programs)
+        shutil.copy2(Path(objects, "bin", target), programs)
     return programs
 
 
@@ -118,8 +117,17 @@ def _compile(source: Path, recipe: lean_wheel.Recipe, work: Path, logs: Path, pr
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of one shape that are computed together."""
+
+    num_prompt: int
+    num_tokens: int
+    num_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batched:
-    """Several sequences in one batch: all prompts first, then one token of each in every step."""
+    """How long a batch took: all prompts first, then one token of each sequence in every step."""
 
     prefill_s: float
     decode_s: float
@@ -154,21 +162,13 @@ class LlamaTools:
         command = self._bench(num_prompt=num_prompt, num_tokens=0, depth=depth)
         return num_prompt / float(json.loads(_output(command))[0]["avg_ts"])
 
-    def batched(
-        self, *, num_prompt: int, num_tokens: int, num_sequences: int, unified: bool = False
-    ) -> Batched:
+    def batched(self, batch: Batch, *, unified: bool = False) -> Batched:
         """`unified`: all sequences share one KV cache, as in the engine; by default each has its own."""
-        n_ctx = num_sequences * (num_prompt + num_tokens)
-        command = [
-            str(self.folder / "llama-batched-bench"),
-            "-m",
-            str(self.model),
-            "-t",
-            str(self.num_threads),
-        ]
-        # llama.cpp gives each sequence its share of the context in whole blocks of 256 cells.
-        command += ["-c", str(n_ctx + 256 * num_sequences), "--no-repack", "--output-format", "jsonl"]
-        command += ["-npp", str(num_prompt), "-ntg", str(num_tokens), "-npl", str(num_sequences)]
+        # Each sequence's own cache is a whole number of blocks of CELL_BLOCK cells.
+        n_ctx = batch.num_sequences * (batch.num_prompt + batch.num_tokens + CELL_BLOCK)
+        command = [str(self.folder / "llama-batched-bench"), *self._common, "-c", str(n_ctx)]
+        command += ["-npp", str(batch.num_prompt), "-ntg", str(batch.num_tokens)]
+        command += ["-npl", str(batch.num_sequences), "--no-repack", "--output-format", "jsonl"]
         command += ["--kv-unified"] if unified else []
         row = _json_row(_output(command))
         return Batched(row["t_pp"], row["t_tg"], row["pl"] * row["tg"])
@@ -178,9 +178,12 @@ class LlamaTools:
         return peak_memory(self._bench(num_prompt=0, num_tokens=num_tokens, depth=0))
 
     def _bench(self, *, num_prompt: int, num_tokens: int, depth: int) -> list[str]:
-        command = [str(self.folder / "llama-bench"), "-m", str(self.model), "-t", str(self.num_threads)]
-        command += ["-p", str(num_prompt), "-n", str(num_tokens), "-d", str(depth), "-r", "1"]
-        return [*command, "-lm", "mmap", "--repack", "0", "-o", "json"]
+        sizes = ["-p", str(num_prompt), "-n", str(num_tokens), "-d", str(depth), "-r", "1"]
+        return [str(self.folder / "llama-bench"), *self._common, *sizes, "--repack", "0", "-o", "json"]
+
+    @property
+    def _common(self) -> list[str]:
+        return ["-m", str(self.model), "-t", str(self.num_threads), "--load-mode", "mmap"]
 
 
 def _output(command: Sequence[str], spin_count: str | None = SPIN_COUNT) -> str:

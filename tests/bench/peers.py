@@ -124,9 +124,7 @@ def label(box: Box, when: str) -> list[tuple[str, Memory]]:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="peers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=count, metavar="N", help="how often to measure (default 5)")
-    parser.add_argument(
-        "--tokens", type=count, metavar="N", help="tokens an answer, at most 256 (default 96)"
-    )
+    parser.add_argument("--tokens", type=count, metavar="N", help="tokens an answer, up to 256 (default 96)")
     parser.add_argument("--threads", type=count, metavar="N", help="of both sides (default: the daemon's)")
     parser.add_argument("--quick", action="store_true", help="one short run: does it work at all?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")

@@ -65,7 +65,7 @@ async def client(server: HttpServer, path: Path) -> AsyncIterator[httpx.AsyncCli
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in a task of the server
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from agent import app, config
+from agent import app, config_file
 from agent.errors import TampuError
 
 
 def main() -> int:
     command = (sys.executable, str(ROOT / "tests" / "support" / "fake_engine.py"), sys.argv[2])
     try:
-        return app.main(config.load(sys.argv[1]), engine_command=command)
+        return app.main(config_file.load(sys.argv[1]), engine_command=command)
     except TampuError as error:
         print(f"tampu: {error}", file=sys.stderr)
         return 1

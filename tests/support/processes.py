@@ -49,7 +49,8 @@ class Mosquitto:
         user = "user root\n" if os.geteuid() == 0 else ""
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n{user}"
-            f"persistence {str(persistence).lower()}\npersistence_location {folder}/\nautosave_interval 1\n{extra}"
+            f"persistence {str(persistence).lower()}\npersistence_location {folder}/\n"
+            f"autosave_interval 1\n{extra}"
         )
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -21,7 +21,7 @@ ONE_DOOR = {
         "its callbacks run on its own thread: they are kept in one room (the device's client stands alone)",
     ),
     "yaml": (
-        {"agent.config", "agent.catalog.manifest", "agent.cli.config", "agent.cli.demo"},
+        {"agent.config_file", "agent.catalog.manifest", "agent.cli.config", "agent.cli.demo"},
         "what is read from YAML is a struct everywhere else; the commands only write it",
     ),
     "starlette": ({"agent.api.front"}, "one HTTP front"),
@@ -48,7 +48,8 @@ FORBIDDEN = {
 }
 
 READS_ENVIRONMENT = {
-    "agent.config": "every knob is on one page",
+    "agent.config_file": "the only reader of settings",
+    "agent.places": "XDG folders and systemd's are where things lie",
     "agent.systemd": "systemd's own variables are not settings",
     "agent.logs": "whether journald listens is not a setting",
     "agent.engine_process": "decides what the child may see",

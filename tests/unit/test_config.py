@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import config
+from agent import config, config_file, places
 from agent.config import Config, Engine, Mqtt, Profile, Tls
 from agent.errors import ConfigError
 
@@ -21,7 +21,7 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TAMPU_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(config, "config_candidates", lambda: (tmp_path / "usual" / "tampu.yaml",))
+    monkeypatch.setattr(places, "config_candidates", lambda: (tmp_path / "usual" / "tampu.yaml",))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 def read(file: Path, text: str, *overrides: str) -> Config:
     file.write_text(text, encoding="utf-8")
-    return config.load(str(file), overrides)
+    return config_file.load(str(file), overrides)
 
 
 def refusal(file: Path, text: str, *overrides: str) -> str:
@@ -49,7 +49,7 @@ def refusal(file: Path, text: str, *overrides: str) -> str:
 
 def test_every_key_has_a_default() -> None:
     """Without any file there is a configuration, with the places of this user filled in."""
-    found = config.load()
+    found = config_file.load()
     assert found.mqtt == Mqtt()
     assert found.api.socket.endswith("tampu.sock")
     assert found.models.folder.endswith("models")
@@ -69,7 +69,7 @@ def test_a_file_says_only_what_differs(file: Path) -> None:
 )
 def test_sections_whose_keys_are_all_commented_out_are_the_default(file: Path, text: str) -> None:
     """YAML reads them as null."""
-    assert read(file, text) == config.load()
+    assert read(file, text) == config_file.load()
 
 
 def test_profiles_have_free_names(file: Path) -> None:
@@ -111,10 +111,10 @@ def test_the_named_file_wins_over_the_variable_and_that_over_the_usual_place(
     usual.parent.mkdir()
     for path in (usual, variable, named):
         path.write_text(f"node: {path.parent.name if path == usual else path.stem}\n")
-    assert config.load().node == "usual"
+    assert config_file.load().node == "usual"
     monkeypatch.setenv("TAMPU_CONFIG", str(variable))
-    assert config.load().node == "b"
-    assert config.load(str(named)).node == "c"
+    assert config_file.load().node == "b"
+    assert config_file.load(str(named)).node == "c"
 
 
 def test_a_usual_place_this_user_may_not_look_into_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_usual_place_this_user_may_not_look_into_is_passed_over(monkeypatch: p
         raise PermissionError
 
     monkeypatch.setattr(Path, "is_file", is_file)
-    assert config.find_config_file(None) is None
+    assert places.find_config_file(None) is None
 
 
 def test_a_user_without_a_home_has_defaults_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +136,13 @@ def test_a_user_without_a_home_has_defaults_too(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Path, "home", home)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    assert config.load().models.folder == "/nonexistent/.local/state/tampu/models"
+    assert config_file.load().models.folder == "/nonexistent/.local/state/tampu/models"
 
 
 def test_what_is_shown_can_be_read_again(file: Path) -> None:
     """`tampu config show` prints a configuration."""
     found = read(file, "node: attic\nmqtt: {tls: {ca: x}}\nprofiles: {a: {system: b}}\n")
-    assert config.from_tree(config.to_tree(found), "shown") == found
+    assert config_file.from_tree(config.to_tree(found), "shown") == found
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -233,17 +233,17 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.
     """By option or by variable; a folder is no file."""
     missing = tmp_path / "missing.yaml"
     with pytest.raises(ConfigError, match=f"{missing}: no such configuration file"):
-        config.load(str(missing))
+        config_file.load(str(missing))
     monkeypatch.setenv("TAMPU_CONFIG", str(tmp_path))
     with pytest.raises(ConfigError, match="no such configuration file"):
-        config.load()
+        config_file.load()
 
 
 def test_a_file_in_another_encoding_is_refused(file: Path) -> None:
     """Not guessed."""
     file.write_bytes("node: Küche".encode("latin-1"))
     with pytest.raises(ConfigError, match="not valid YAML"):
-        config.load(str(file))
+        config_file.load(str(file))
 
 
 def test_a_wrong_override_is_blamed_on_its_source_not_on_the_file(
@@ -281,11 +281,11 @@ def test_a_secret_is_read_from_its_file_and_never_said(tmp_path: Path) -> None:
     """The first line is the secret; an error names the file alone."""
     secret = tmp_path / "password"
     secret.write_text("s3cret\nnote\n")
-    assert config.read_secret(str(secret)) == "s3cret"
+    assert config_file.read_secret(str(secret)) == "s3cret"
     secret.write_bytes(b"s3cret\xff")
     for path in (str(secret), str(tmp_path / "missing"), "nul\0"):
         with pytest.raises(ConfigError, match=r"^mqtt.password_file: .* cannot be read") as caught:
-            config.read_secret(path)
+            config_file.read_secret(path)
         assert "s3cret" not in str(caught.value)
 
 
@@ -324,11 +324,11 @@ TREES = st.recursive(
 def test_any_tree_is_a_configuration_or_a_config_error(tree: dict[str, Any]) -> None:
     """Nothing else."""
     with contextlib.suppress(ConfigError):
-        config.from_tree(tree, "anything")
+        config_file.from_tree(tree, "anything")
 
 
 @given(st.text(max_size=60) | TREES.map(lambda tree: yaml.dump(tree)))
 def test_any_text_is_yaml_or_a_config_error(text: str) -> None:
     """Whatever a value given on the command line looks like."""
     with contextlib.suppress(ConfigError):
-        config.load(None, [f"mqtt.host={text}", f"profiles={text}"])
+        config_file.load(None, [f"mqtt.host={text}", f"profiles={text}"])
