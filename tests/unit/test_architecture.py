@@ -28,7 +28,7 @@ ONE_DOOR = {
     "uvicorn": ({"agent.api.http"}, "one owner of the listening socket and of the signals"),
     "jinja2": ({"agent.engine.chat_template"}, "templates come out of model files: one sandbox"),
     "watchdog": ({"agent.catalog.watch"}, "its observer thread ends at one door"),
-    "amqtt": ({"agent.cli.embedded_broker"}, "an extra for the demo that nothing else may need"),
+    "amqtt": ({"agent.cli.embedded_broker", "agent.cli.demo_broker"}, "an extra for the demo that nothing else may need"),
     "psutil": ({"agent.hardware.memory", "agent.status"}, "probes are read where they can be faked"),
 }
 
@@ -76,6 +76,9 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield (full if full in MODULES else node.module), id(node) not in late
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
+            if isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value), id(node) not in late
 
 
 def is_late(node: ast.AST) -> bool:
