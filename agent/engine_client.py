@@ -232,6 +232,7 @@ class EngineClient:
         if hello.protocol != PROTOCOL:
             raise EngineProtocolError(f"the engine speaks protocol {hello.protocol}, the daemon {PROTOCOL}")
         self.hello = hello
+        log.info("engine process %d: %s; sandbox: %s", hello.pid, hello.build, hello.sandbox or "none")
         self._set_state(EngineState.LOADING, "the model is being loaded")
 
     def _take(self, message: ToDaemon) -> None:

@@ -19,6 +19,13 @@ def runtime_folder() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR", fallback)) / "tampu"
 
 
+def socket_to_ask(path: str) -> str:
+    """Where a person's command finds the daemon: their own, else the system's if only that is there."""
+    system = Path("/run/tampu/tampu.sock")
+    is_default = Path(path) == runtime_folder() / "tampu.sock"
+    return str(system) if is_default and not Path(path).exists() and system.exists() else path
+
+
 def state_folder() -> Path:
     """Where models lie by default."""
     if given := os.environ.get("STATE_DIRECTORY"):

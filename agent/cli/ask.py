@@ -68,9 +68,9 @@ def ask(args: argparse.Namespace) -> int:
 
 
 def _configured_socket(args: argparse.Namespace) -> str:
-    from agent import config_file
+    from agent import config_file, places
 
-    return config_file.load(args.config, args.set).api.socket
+    return places.socket_to_ask(config_file.load(args.config, args.set).api.socket)
 
 
 def _prompt(words: list[str]) -> str:

@@ -36,11 +36,11 @@ def show(args: argparse.Namespace) -> int:
     """Print the status; 0 when the box is online, else 1. Raises DaemonUnreachable."""
     import msgspec
 
-    from agent import config_file
+    from agent import config_file, places
     from agent.cli.socket_client import SocketClient
     from agent.status import Status
 
-    path = args.socket or config_file.load(args.config, args.set).api.socket
+    path = args.socket or places.socket_to_ask(config_file.load(args.config, args.set).api.socket)
     content = SocketClient(path).get_json(ROUTE)
     status = msgspec.json.decode(content, type=Status)
     print(content.decode() if args.json else render(status))

@@ -76,6 +76,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     build: str
     devices: tuple[Device, ...]
     system: str
+    sandbox: str = ""
 
 
 class Loaded(Struct, frozen=True, tag="loaded"):

@@ -28,7 +28,10 @@ ONE_DOOR = {
     "uvicorn": ({"agent.api.http"}, "one owner of the listening socket and of the signals"),
     "jinja2": ({"agent.engine.chat_template"}, "templates come out of model files: one sandbox"),
     "watchdog": ({"agent.catalog.watch"}, "its observer thread ends at one door"),
-    "amqtt": ({"agent.cli.embedded_broker", "agent.cli.demo_broker"}, "an extra for the demo that nothing else may need"),
+    "amqtt": (
+        {"agent.cli.embedded_broker", "agent.cli.demo_broker"},
+        "an extra for the demo that nothing else may need",
+    ),
     "psutil": ({"agent.hardware.memory", "agent.status"}, "probes are read where they can be faked"),
 }
 
@@ -76,9 +79,14 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield (full if full in MODULES else node.module), id(node) not in late
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
-            if isinstance(node.args[0], ast.Constant):
-                yield str(node.args[0].value), id(node) not in late
+        elif name := named_import(node):
+            yield name, id(node) not in late
+
+
+def named_import(node: ast.AST) -> str | None:
+    """The module in `import_module("...")` or `find_spec("...")`."""
+    is_import = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec"))
+    return str(node.args[0].value) if is_import and isinstance(node.args[0], ast.Constant) else None
 
 
 def is_late(node: ast.AST) -> bool:
