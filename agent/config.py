@@ -31,7 +31,7 @@ class Tls(_Section, frozen=True):
 class Mqtt(_Section, frozen=True):
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Port = 1883
-    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    protocol: Literal["auto", 5, "5", "3.1.1"] = "auto"
     prefix: TopicPrefix = "tampu/v1"
     username: str | None = None
     password_file: str | None = None

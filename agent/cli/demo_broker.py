@@ -52,7 +52,7 @@ def start_broker(folder: Path, *, embedded: bool) -> Iterator[Broker]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        _wait_for_port(port, process)
+        wait_for_port(port, process)
         yield broker
     finally:
         process.terminate()
@@ -81,7 +81,7 @@ def _free_port() -> int:
     raise TampuError("no port is free on 127.0.0.1")
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + LISTENS_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):

@@ -61,7 +61,9 @@ class MqttFront:
         self._tombstones: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._made_ids: OrderedDict[tuple[str, int, bytes], str] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._link = Link(self._connect, self._on_up, self._on_down, self._on_message, protocol=mqtt.protocol)
+        self._link = Link(
+            self._connect, self._on_up, self._on_down, self._on_message, protocol=str(mqtt.protocol)
+        )
 
     async def run(self) -> None:
         """Serve until cancelled; the broker may come and go."""

@@ -9,7 +9,6 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from agent.errors import BrokerError, ConfigError
 from agent.mqtt.client import (
@@ -47,7 +46,7 @@ class Link:
         on_down: Callable[[str], None],
         on_message: Callable[[Connection, Incoming], None],
         *,
-        protocol: Literal["auto", "5", "3.1.1"] = "auto",
+        protocol: str = "auto",
     ) -> None:
         self._connect = connect
         self._on_up = on_up
