@@ -33,6 +33,7 @@ class Answer:
         self.text = ""
         self.num_prompt = 0
         self.submitted_at = time.monotonic()
+        self.is_sent = False
         self.is_started = False
         self.is_queued = False
         self.terminal: Finished | Failed | None = None
@@ -50,7 +51,7 @@ class Answer:
     @property
     def is_in_engines_hands(self) -> bool:
         """Being rendered, tokenised or computed, and not merely waiting in the engine's queue."""
-        return self.is_started or not self.is_queued
+        return self.is_sent and (self.is_started or not self.is_queued)
 
     @property
     def resume(self) -> Resume | None:

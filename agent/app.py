@@ -115,7 +115,7 @@ class App:
             return place(
                 self._config, manifest, Store(Path(models.folder)), available_bytes(), usable_cores()
             )
-        except (ManifestError, ModelFileError) as error:
+        except (ManifestError, ModelFileError, OSError) as error:
             raise ModelUnavailable(str(error)) from error
 
     def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -7,6 +7,7 @@
 Imports nothing of the project on purpose.
 """
 
+import hashlib
 import json
 import queue
 import time
@@ -72,9 +73,12 @@ class Receiver:
         return ""
 
     def _finish(self, frame: dict[str, Any]) -> str:
-        whole = (
-            frame["text"] if "text" in frame else "".join(text for _, text in sorted(self._chunks.items()))
-        )
+        """Take the whole text; with a chunk missing there is no end yet, and the request is sent again."""
+        whole = frame.get("text")
+        if whole is None:
+            whole = "".join(text for _, text in sorted(self._chunks.items()))
+            if hashlib.sha256(whole.encode()).hexdigest() != frame["sha256"]:
+                return ""
         self.frame = {**frame, "text": whole}
         return self._extend(whole)
 
@@ -162,7 +166,8 @@ class TampuClient:
                 raise NoAnswer(
                     f"no answer within {timeout_s:.0f} s; is the box online? See {self._base}/status"
                 )
-            elif receiver.accepted is None:
+            else:
+                # The box answers an id once: it says `accepted` or the end again, whatever it has.
                 self._send(payload)
         if receiver.frame["type"] == "error":
             raise AnswerError(receiver.frame)

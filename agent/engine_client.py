@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 STALL_S = 60.0
 # Reading the weights from a slow SD card is silent and may take minutes.
 LOAD_STALL_S = 900.0
+CANCEL_WITHIN_S = 2.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 30.0
 # A child that lived so long starts the backoff afresh.
@@ -134,8 +135,7 @@ class EngineClient:
             self._deadlines[answer.key] = loop.call_later(
                 request.ttl_s, self.cancel, answer, FinishReason.TIMEOUT
             )
-        if self.state is EngineState.READY:
-            self._send(answer)
+        self._pump()
         return answer
 
     def cancel(self, answer: Answer, reason: FinishReason = FinishReason.CANCELLED) -> None:
@@ -144,8 +144,10 @@ class EngineClient:
             return
         # Remembered: the child may die with the cancel unread.
         answer.cancel_reason = answer.cancel_reason or reason
-        if self.state is EngineState.READY and self._process and not self._suspects.is_held(answer):
+        if self._process and answer.is_sent:
             self._process.send(Cancel(answer.key, reason))
+            # An engine that hangs hears nothing; its events for an ended answer are ignored.
+            asyncio.get_running_loop().call_later(CANCEL_WITHIN_S, self._end_cancelled, answer)
         else:
             self._end_cancelled(answer)
 
@@ -193,10 +195,11 @@ class EngineClient:
         """One child from birth to death."""
         self._set_state(EngineState.STARTING, "the engine process is starting")
         self.hello = self.loaded = self.stats = None
+        self._retry.clear()
         try:
             self._process = process = await EngineProcess.start(self._command)
         except OSError as error:
-            log.error("the engine process cannot be started: %s", error)
+            self._set_state(EngineState.STARTING, f"the engine process cannot be started: {error}")
             return
         watchdog = asyncio.create_task(self._kill_when_stuck(process), name="engine watchdog")
         failure: RequestError | None = None
@@ -207,6 +210,7 @@ class EngineClient:
             process.kill()
         finally:
             watchdog.cancel()
+            # From here on nothing is sent, while the death is still being looked into.
             self._process = None
             how = await process.end()
         self._bury(how, process.stderr_tail, failure)
@@ -240,7 +244,7 @@ class EngineClient:
             case Loaded():
                 self.loaded = message
                 self._set_state(EngineState.READY, "")
-                self._resubmit()
+                self._pump()
             case Events():
                 for item in message.items:
                     if answer := self._live.get(item.key):
@@ -255,13 +259,18 @@ class EngineClient:
         while True:
             await asyncio.sleep(self._stall_s / 10)
             silent_s = time.monotonic() - self._last_word_at
-            if self.state is EngineState.READY and not self._live:
+            if self.state is EngineState.READY and not self._is_engine_busy():
                 self._last_word_at = time.monotonic()
             elif silent_s > (self._stall_s if self.state is EngineState.READY else LOAD_STALL_S):
                 log.error("no word from the engine for %.0f s; it is killed and started again", silent_s)
                 self._was_stuck = True
                 process.kill()
                 return
+
+    def _is_engine_busy(self) -> bool:
+        """It has work of ours, or said so last: a hung request may have ended here by its deadline."""
+        said_busy = self.stats is not None and bool(self.stats.num_running or self.stats.num_waiting)
+        return said_busy or any(answer.is_sent for answer in self._live.values())
 
     def _bury(self, how: str, stderr: Iterable[str], failure: RequestError | None) -> None:
         """Note the death, and decide for every live answer whether it may go on."""
@@ -282,9 +291,11 @@ class EngineClient:
         self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")
         for answer in [a for a in self._live.values() if a.cancel_reason]:
             self._end_cancelled(answer)
-        if was_ready:
-            for answer in self._suspects.blame(self._live.values()):
-                self._end(answer, self._poison(how))
+        guilty = self._suspects.blame(self._live.values()) if was_ready else []
+        for answer in self._live.values():
+            answer.is_sent = False
+        for answer in guilty:
+            self._end(answer, self._poison(how))
 
     def _poison(self, how: str) -> RequestError:
         """What a request is told that was being computed at two deaths."""
@@ -299,30 +310,31 @@ class EngineClient:
             self._end(answer, error)
 
     async def _wait_for_retry(self) -> None:
-        self._retry.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._retry.wait(), RETRY_LOAD_S)
 
     # ---- answers -----------------------------------------------------------------------------
 
-    def _resubmit(self) -> None:
-        """Give the new child all live answers; of the suspects only the first."""
+    def _pump(self) -> None:
+        """Give the engine all it may have now: the suspect whose turn it is, and everybody unsuspected."""
+        if self.state is not EngineState.READY or self._process is None:
+            return
+        if suspect := self._suspects.next():
+            self._send(self._process, suspect)
+        if self._suspects.is_alone:
+            return
         for answer in self._live.values():
-            if not self._suspects.is_held(answer):
-                self._send(answer)
-        self._try_next_suspect()
+            if not answer.is_sent and not self._suspects.is_held(answer):
+                self._send(self._process, answer)
 
-    def _try_next_suspect(self) -> None:
-        if self.state is EngineState.READY and (suspect := self._suspects.next()):
-            self._send(suspect)
-
-    def _send(self, answer: Answer) -> None:
-        assert self._process is not None
-        answer.is_started = answer.is_queued = False
-        self._process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
+    def _send(self, process: EngineProcess, answer: Answer) -> None:
+        answer.is_sent, answer.is_started, answer.is_queued = True, False, False
+        process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
 
     def _end_cancelled(self, answer: Answer) -> None:
         """End a cancelled answer without an engine: with the text there is, or in an error."""
+        if answer.terminal is not None:
+            return
         if answer.has_tokens and answer.cancel_reason:
             answer.cut(answer.cancel_reason)
             self._note_end(answer)
@@ -343,7 +355,7 @@ class EngineClient:
         if timer := self._deadlines.pop(answer.key, None):
             timer.cancel()
         self._suspects.forget(answer)
-        self._try_next_suspect()
+        self._pump()
 
     def _set_state(self, state: EngineState, reason: str) -> None:
         if (state, reason) != (self.state, self.reason):

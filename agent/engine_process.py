@@ -9,8 +9,6 @@ import socket
 import sys
 from collections import deque
 
-import msgspec
-
 from agent.engine import messages
 from agent.errors import EngineProtocolError
 
@@ -31,6 +29,7 @@ KEPT_VARIABLES = (
 # speed on a quiet box and half of it on a busy one.
 SPIN_COUNT = "10000"
 ENDS_WITHIN_S = 5.0
+LAST_WORDS_S = 1.0
 
 # -I: no user site, no PYTHON* variables. The number of the pipe's descriptor is added.
 COMMAND = (sys.executable, "-I", "-m", "agent.engine")
@@ -104,7 +103,7 @@ class EngineProcess:
             message: messages.ToDaemon = self._decoder.decode(await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        except msgspec.DecodeError as error:
+        except messages.FOREIGN as error:
             raise EngineProtocolError(
                 f"the engine sent a message this daemon does not know: {error}"
             ) from error
@@ -123,7 +122,9 @@ class EngineProcess:
         except TimeoutError:
             self.kill()
             await self._process.wait()
-        await self._stderr_task
+        # Somebody else may hold the child's stderr open (a debugger that ggml_abort started).
+        await asyncio.wait([self._stderr_task], timeout=LAST_WORDS_S)
+        self._stderr_task.cancel()
         return describe_exit(self._process.returncode or 0)
 
     async def _read_stderr(self) -> None:

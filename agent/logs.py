@@ -15,7 +15,15 @@ prompts = logging.getLogger("tampu.prompt")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class _JournalFormatter(logging.Formatter):
+class _OneLineFormatter(logging.Formatter):
+    """Device text in a message can neither begin a new line nor move the terminal's cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _JournalFormatter(_OneLineFormatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record).replace("\n", "\n    ")
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
@@ -25,7 +33,7 @@ def set_up(config: Log) -> None:
     """Send all logs to stderr in the form its reader likes."""
     handler = logging.StreamHandler(sys.stderr)
     if sys.stderr.isatty() or "JOURNAL_STREAM" not in os.environ:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     else:
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
     root = logging.getLogger()

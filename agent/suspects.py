@@ -1,7 +1,8 @@
 """Which request killed the engine? Those it was computing are suspects, and go on one at a time.
 
-With one suspect in the engine a second death names its cause; without this rule a single poisonous
-request would take its innocent neighbours' second chance with it.
+A suspect whose engine dies again with nobody beside it is the cause. Did it die with newcomers
+beside it, nothing is proven: then the suspect is computed with nobody else in the engine, so that
+the next death is.
 """
 
 from collections import deque
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 
 from agent.answer import Answer
 
-MAX_DEATHS = 2
+DEATHS_TO_BE_ALONE = 2
 
 
 class Suspects:
@@ -19,17 +20,24 @@ class Suspects:
         self._waiting: deque[Answer] = deque()
         self._current: Answer | None = None
 
+    @property
+    def is_alone(self) -> bool:
+        """True while the engine may have nothing but the current suspect."""
+        return self._current is not None and self._current.num_deaths >= DEATHS_TO_BE_ALONE
+
     def is_held(self, answer: Answer) -> bool:
         """True while a suspect waits for its turn: no engine has it."""
         return answer in self._waiting
 
     def blame(self, live: Iterable[Answer]) -> list[Answer]:
-        """An engine died. Returns those that were being computed at two deaths; the rest may go on."""
-        seen = [answer for answer in live if not self.is_held(answer) and answer.is_in_engines_hands]
+        """An engine died. Returns the one that is proven to be the cause, if so; the rest may go on."""
+        seen = [answer for answer in live if answer.is_in_engines_hands]
         for answer in seen:
             answer.num_deaths += 1
-        guilty = [answer for answer in seen if answer.num_deaths >= MAX_DEATHS]
-        self._waiting.extendleft(answer for answer in reversed(seen) if answer not in guilty)
+        guilty = [answer for answer in seen if len(seen) == 1 and answer.num_deaths >= DEATHS_TO_BE_ALONE]
+        waiting = [answer for answer in (*seen, *self._waiting) if answer not in guilty]
+        # Those with most deaths first: after a death the engine is empty, so that they are alone in it.
+        self._waiting = deque(sorted(waiting, key=lambda answer: -answer.num_deaths))
         self._current = None
         return guilty
 

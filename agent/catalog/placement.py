@@ -52,10 +52,16 @@ def place(config: Config, manifest: Manifest, store: Store, available_bytes: int
 
 def _place_file(config: Config, path: Path, available_bytes: int, cores: int) -> Placement:
     """A file named by hand: taken as it is, once its header is sound."""
-    if not path.is_file():
-        raise ModelUnavailable(f"{path}: no such model file; put it there or choose another with models.name")
+    try:
+        file_bytes = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ModelUnavailable(
+            f"{path}: no such model file; put it there or choose another with models.name"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{path}: cannot be read: {error}") from error
     _check_header(path)
-    load, why = _load(config, path, UNKNOWN_KV_BYTES_PER_TOKEN, path.stat().st_size, available_bytes, cores)
+    load, why = _load(config, path, UNKNOWN_KV_BYTES_PER_TOKEN, file_bytes, available_bytes, cores)
     return Placement(name=path.stem, quant="unknown", sha256="", load=load, why=why)
 
 

@@ -14,7 +14,7 @@ from agent.engine.backend import Backend
 from agent.engine.engine import Engine
 from agent.engine.intake import Intake
 from agent.engine.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed, Pipe
-from agent.engine.sandbox import restrict
+from agent.engine.sandbox import end_with_parent, restrict
 from agent.errors import EngineProtocolError, RequestError
 
 log = logging.getLogger("agent.engine")
@@ -27,6 +27,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+    end_with_parent()
     sandbox = restrict()
     pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
     # Imported here: a library built for another CPU dies here by SIGILL, and the daemon, which has

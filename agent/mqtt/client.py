@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -29,8 +31,12 @@ log = logging.getLogger(__name__)
 SESSION_EXPIRY_S = 600
 WILL_DELAY_S = 5
 CONNECT_TIMEOUT_S = 10.0
+GIVE_UP_CONNECTING_S = 60.0
 # One publish of ours is at most this, and less where the server says so.
 MAX_PUBLISH_BYTES = 64 << 10
+# Larger messages are not sent to us (MQTT 5). Well above what is answered `too_large`, well below
+# what would hurt a small board.
+MAX_INCOMING_BYTES = 2 << 20
 # Topic, properties and fixed header beside the payload.
 PUBLISH_OVERHEAD_BYTES = 512
 _RETAIN_DO_NOT_SEND = 2
@@ -77,6 +83,25 @@ class Publish:
     correlation: bytes | None = None
 
 
+class _Client(paho.Client):
+    """Drops a publish whose properties paho cannot read (U+FEFF in a string is legal and enough).
+
+    Left alone, paho would close the connection, and the broker deliver the message again for ever.
+    """
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MQTTException as error:
+            log.warning("ignored a message that cannot be read: %s", error)
+            packet, qos = self._in_packet["packet"], self._in_packet["command"] >> 1 & 3
+            if not qos:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            (length,) = struct.unpack_from("!H", packet)
+            (mid,) = struct.unpack_from("!H", packet, 2 + length)
+            return self._send_puback(mid)
+
+
 class Connection:
     """`on_message` is called on the loop for every publish that arrives, in order."""
 
@@ -96,6 +121,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[int] = self._loop.create_future()
+        self._connecting: asyncio.Future[None] | None = None
         self._acks: dict[int, asyncio.Future[int]] = {}
         self._client = self._make_client(client_id, will)
 
@@ -106,9 +132,10 @@ class Connection:
     async def open(self) -> None:
         """Connect and wait for the CONNACK. Raises ProtocolRefused or BrokerError."""
         host, port = self._settings.host, self._settings.port
+        # connect() resolves, connects and shakes hands with TLS, all blocking.
+        self._connecting = asyncio.ensure_future(asyncio.to_thread(self._connect_blocking))
         try:
-            # connect() resolves, connects and shakes hands with TLS, all blocking.
-            await asyncio.wait_for(asyncio.to_thread(self._connect_blocking), CONNECT_TIMEOUT_S * 2)
+            await asyncio.wait_for(asyncio.shield(self._connecting), CONNECT_TIMEOUT_S * 2)
             self._client.loop_start()
         except TimeoutError as error:
             raise BrokerError(f"the broker at {host}:{port} does not answer") from error
@@ -154,14 +181,21 @@ class Connection:
         return await asyncio.shield(self._closed)
 
     async def close(self) -> None:
-        """Disconnect politely, and end paho's thread."""
+        """Disconnect politely, and end paho's thread.
+
+        An attempt that is still under way is waited for: it would come through later and take the
+        session from the connection after this one.
+        """
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting], timeout=GIVE_UP_CONNECTING_S)
+            self._connecting.cancelled() or (self._connecting.done() and self._connecting.exception())
         await asyncio.to_thread(self._close_blocking)
         self._end(0)
 
     # ---- paho --------------------------------------------------------------------------------
 
     def _make_client(self, client_id: str, will: Publish) -> paho.Client:
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if self.is_v5 else MQTTProtocolVersion.MQTTv311,
@@ -195,6 +229,7 @@ class Connection:
             return
         properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.MaximumPacketSize = MAX_INCOMING_BYTES
         self._client.connect(
             settings.host, settings.port, settings.keepalive_s, clean_start=False, properties=properties
         )
@@ -278,7 +313,7 @@ class Connection:
             self._connected.set_exception(BrokerError(f"the broker refuses the connection: {text}"))
         else:
             if max_packet_bytes is not None:
-                room = max(max_packet_bytes - PUBLISH_OVERHEAD_BYTES, PUBLISH_OVERHEAD_BYTES)
+                room = max(max_packet_bytes - PUBLISH_OVERHEAD_BYTES, max_packet_bytes // 2)
                 self.max_publish_bytes = min(self.max_publish_bytes, room)
             self._connected.set_result(None)
 

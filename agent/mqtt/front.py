@@ -5,7 +5,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from agent.answer import Answer
 from agent.config import Config
 from agent.draft import to_request
 from agent.engine_client import EngineClient
-from agent.errors import BadReplyTopic, BadRequest, Busy, Cancelled, RequestError
+from agent.errors import BadReplyTopic, BadRequest, Cancelled, RequestError
 from agent.journal import Entry, Journal
 from agent.logs import log_answer
 from agent.mqtt import payloads
@@ -23,14 +23,14 @@ from agent.mqtt.info import info_payload
 from agent.mqtt.json_stream import Box, JsonStream
 from agent.mqtt.link import Link
 from agent.mqtt.payloads import Envelope
-from agent.mqtt.stream import Route, Stream
+from agent.mqtt.stream import BYTES_PER_CHAR, Route, Stream
 from agent.mqtt.text_stream import TextStream
 from agent.mqtt.topics import Channel, Topics
 from agent.status import StatusSource
 
 log = logging.getLogger(__name__)
 
-# Replies under way at once, answers and refusals together; past it refusals are only logged.
+# Replies under way at once, answers and refusals together.
 MAX_DELIVERIES = 512
 # A cancel may overtake its request: so long, and so many, are remembered.
 TOMBSTONE_S = 60.0
@@ -60,6 +60,7 @@ class MqttFront:
         self._live: dict[tuple[str, str], Live] = {}
         self._tombstones: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._made_ids: OrderedDict[tuple[str, int, bytes], str] = OrderedDict()
+        self._parked: deque[tuple[Connection, Incoming]] = deque()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._link = Link(
             self._connect, self._on_up, self._on_down, self._on_message, protocol=str(mqtt.protocol)
@@ -82,10 +83,14 @@ class MqttFront:
         if self._link.connection is None:
             return
         state, reason = self._status.state()
+        limit = self._link.connection.max_publish_bytes
         for message in (
-            self._status_message(state, reason),
+            self._status_message(state, reason[: limit // BYTES_PER_CHAR]),
             Publish(self._topics.info, self._info(), qos=1, retain=True),
         ):
+            if len(message.payload) > limit:
+                log.warning("the broker takes %d bytes at most: %s is not published", limit, message.topic)
+                continue
             # Lost with the connection means said again with the next one.
             self._link.publish(message).add_done_callback(lambda sent: sent.cancelled() or sent.exception())
 
@@ -106,7 +111,14 @@ class MqttFront:
         self._status.mqtt = f"disconnected: {reason}"
 
     def _on_message(self, connection: Connection, message: Incoming) -> None:
-        """One publish, start to acknowledgement. Whatever it holds, the next one is served."""
+        """One publish, start to acknowledgement. Whatever it holds, the next one is served.
+
+        With too many replies under way it waits unacknowledged: the broker then stops sending.
+        """
+        if len(self._deliveries) >= MAX_DELIVERIES:
+            if message.qos or len(self._parked) < MAX_REMEMBERED:
+                self._parked.append((connection, message))
+            return
         try:
             self._route(connection, message)
         except Exception:  # a bug of ours in one message must not cost the others
@@ -124,6 +136,8 @@ class MqttFront:
             log.warning("ignored a retained message on %s", message.topic)
         elif channel is Channel.REQUEST:
             self._take_request(client, message)
+        elif message.is_retained:
+            log.warning("ignored a retained cancel on %s", message.topic)
         else:
             self._take_cancel(client, message)
 
@@ -154,10 +168,8 @@ class MqttFront:
             return
         draft, wants_stream = payloads.parse_draft(envelope, client, message.expiry_s)
         request = to_request(draft, self._config.limits, self._config.profiles)
-        if self._take_tombstone(key):
+        if self._has_tombstone(key):
             raise Cancelled("the request was cancelled before it arrived")
-        if len(self._deliveries) >= MAX_DELIVERIES:
-            raise Busy("too many replies are under way on this box; try again later", retry_after_ms=5000)
         queue_pos = self._engine.num_queued
         answer = self._engine.submit(request)
         entry = self._journal.open(client, envelope.id, message.payload)
@@ -173,16 +185,21 @@ class MqttFront:
             await live.answer.ended.wait()
             log_answer("mqtt", live.answer)
             connection = await self._link.wait_up()
-            entry.terminal = live.stream.terminal_frames(live.answer, connection.max_publish_bytes)
-            await live.stream.deliver(entry.terminal)
+            finals = live.stream.terminal_frames(live.answer, connection.max_publish_bytes)
+            await live.stream.deliver(finals)
+            entry.terminal = live.stream.repeatable(finals, live.answer, connection.max_publish_bytes)
         finally:
             del self._live[key]
             self._engine.cancel(live.answer)
+            if entry.terminal is None:
+                self._journal.drop(*key)
 
     def _repeat(self, key: tuple[str, str], entry: Entry, stream: Stream) -> None:
         """A duplicate: `accepted` again while the request lives, its terminal frames when it has ended."""
         if entry.terminal is not None:
-            self._spawn(stream.deliver(entry.terminal), f"repeat {key[0]}/{key[1]}")
+            name = f"repeat {key[0]}/{key[1]}"
+            if all(task.get_name() != name for task in self._deliveries):
+                self._spawn(stream.deliver(entry.terminal), name)
         elif live := self._live.get(key):
             live.stream.accept(live.answer.request, self._engine.num_queued)
 
@@ -194,7 +211,7 @@ class MqttFront:
     def _refuse(self, client: str, envelope: Envelope, route: Route, error: RequestError) -> None:
         log.info("refused %s/%s: %s: %s", client, envelope.id, error.code, error.message)
         connection = self._link.connection
-        if len(self._deliveries) >= 2 * MAX_DELIVERIES or connection is None:
+        if connection is None:
             return
         stream = self._stream(envelope, route)
         finals = stream.error(error, connection.max_publish_bytes)
@@ -243,8 +260,8 @@ class MqttFront:
             while len(self._tombstones) > MAX_REMEMBERED:
                 self._tombstones.popitem(last=False)
 
-    def _take_tombstone(self, key: tuple[str, str]) -> bool:
-        return self._tombstones.pop(key, 0.0) > time.monotonic()
+    def _has_tombstone(self, key: tuple[str, str]) -> bool:
+        return self._tombstones.get(key, 0.0) > time.monotonic()
 
     # ---- what is retained --------------------------------------------------------------------
 
@@ -260,7 +277,16 @@ class MqttFront:
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
+        task.add_done_callback(self._on_delivered)
+
+    def _on_delivered(self, task: asyncio.Task[None]) -> None:
+        self._deliveries.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s failed", task.get_name(), exc_info=error)
+        if self._parked and len(self._deliveries) < MAX_DELIVERIES:
+            connection, message = self._parked.popleft()
+            if connection is self._link.connection:
+                self._on_message(connection, message)
 
 
 def _correlation(message: Incoming) -> bytes | None:

@@ -11,13 +11,10 @@ from agent.journal import Final
 from agent.mqtt import payloads
 from agent.mqtt.client import ConnectionLost
 from agent.mqtt.link import Link
-from agent.mqtt.stream import Route, Stream
+from agent.mqtt.stream import BYTES_PER_CHAR, Route, Stream
 from agent.request import Finished, Request
 
 log = logging.getLogger(__name__)
-
-# The worst case of a character in JSON is six bytes (\u0001); a quarter is for the other fields.
-BYTES_PER_CHAR = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Link:
         self._num_refusals = 0
         self._num_kicks = 0
         self._downgraded_at = 0.0
+        self._is_closed = False
         self.num_connects = 0
 
     @property
@@ -83,7 +84,7 @@ class Link:
     async def run(self) -> None:
         """Connect, stay, connect again; until cancelled."""
         num_failures = 0
-        while True:
+        while not self._is_closed:
             try:
                 pause_s = await self._live_once()
                 num_failures = 0
@@ -96,6 +97,7 @@ class Link:
 
     async def close(self, last_words: Publish) -> None:
         """Say the last words if the link is up, and disconnect."""
+        self._is_closed = True
         connection = self._connection
         if connection is None:
             return
@@ -104,13 +106,22 @@ class Link:
         except (TimeoutError, ConnectionLost):
             log.warning("the broker did not acknowledge our last status")
         self._connection = None
+        self._up.clear()
         await connection.close()
 
     async def _live_once(self) -> float:
         """One connection from start to end; returns how long to stay away."""
         if self._is_auto and not self._is_v5 and time.monotonic() - self._downgraded_at > TRY_V5_AGAIN_S:
             self._is_v5 = True
-        incoming: Callable[[Incoming], None] = lambda message: self._on_message(connection, message)  # noqa: E731
+        early: list[Incoming] = []
+
+        def incoming(message: Incoming) -> None:
+            # What the broker kept for us comes with the CONNACK, before we can answer; after close, never.
+            if self._connection is connection:
+                self._on_message(connection, message)
+            else:
+                early.append(message)
+
         connection = self._connect(self._is_v5, incoming)
         try:
             await connection.open()
@@ -118,9 +129,9 @@ class Link:
             await connection.close()
             self._consider_downgrade(error)
             raise
-        return await self._stay(connection)
+        return await self._stay(connection, early)
 
-    async def _stay(self, connection: Connection) -> float:
+    async def _stay(self, connection: Connection, early: list[Incoming]) -> float:
         self._num_refusals = 0
         opened = time.monotonic()
         self._connection = connection
@@ -128,8 +139,10 @@ class Link:
         log.info("connected to the broker with MQTT %s", "5" if connection.is_v5 else "3.1.1")
         self._on_up(connection)
         self._up.set()
+        for message in early:
+            self._on_message(connection, message)
         try:
-            code = await connection.closed()
+            code = await self._wait_for_end(connection)
         finally:
             self._connection = None
             self._up.clear()
@@ -139,6 +152,15 @@ class Link:
             "another client with this node's name took the connection" if was_taken else "connection lost"
         )
         return TAKEOVER_PAUSE_S if was_taken else 0.0
+
+    async def _wait_for_end(self, connection: Connection) -> int:
+        """The end of the connection; one that speaks 3.1.1 for want of better is ended after an hour."""
+        wait_s = None if connection.is_v5 or not self._is_auto else TRY_V5_AGAIN_S
+        try:
+            async with asyncio.timeout(wait_s):
+                return await connection.closed()
+        except TimeoutError:
+            return 0
 
     def _was_taken_over(self, code: int, lasted_s: float) -> bool:
         """Some brokers say so (MQTT 5); others just close, so two quick closes in a row count as one."""
@@ -157,6 +179,11 @@ class Link:
     def _consider_downgrade(self, error: BaseException) -> None:
         if isinstance(error, ClosedUnheard):
             self._num_refusals += 1
+        if self._is_auto and not self._is_v5 and isinstance(error, ClosedUnheard):
+            # Not a matter of the version, then: something in between answers for a broker that is away.
+            self._is_v5 = True
+            self._num_refusals = 0
+            return
         is_refused = isinstance(error, ProtocolRefused) or self._num_refusals >= REFUSALS_BEFORE_V311
         if not (self._is_auto and self._is_v5 and is_refused):
             return

@@ -124,7 +124,7 @@ def _open_tree(tree: dict[str, Any]) -> tuple[Envelope, RequestError | None]:
 def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tuple[Draft, bool]:
     """The request in an envelope, and whether it wants its tokens streamed. Raises BadRequest.
 
-    `expiry_s` is MQTT 5's Message Expiry Interval: the time to live where the payload names none.
+    `expiry_s` is MQTT 5's Message Expiry Interval; the shorter of it and the payload's `ttl_s` counts.
     """
     if envelope.tree is None:
         messages = (Message("user", envelope.text),)
@@ -145,7 +145,7 @@ def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tupl
         top_k=payload.top_k,
         seed=payload.seed,
         stop=tuple(payload.stop),
-        ttl_s=expiry_s if payload.ttl_s is None else payload.ttl_s,
+        ttl_s=min((s for s in (payload.ttl_s, expiry_s) if s is not None), default=None),
     )
     return draft, payload.stream
 
@@ -158,7 +158,7 @@ def parse_cancel(payload: bytes, max_bytes: int) -> CancelPayload:
         cancel = msgspec.json.decode(payload, type=CancelPayload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f'a cancel is {{"id":"..."}} or {{"all":true}}: {error}') from error
-    if cancel.id is None and not cancel.all:
+    if not cancel.all and not is_name(cancel.id):
         raise BadRequest('a cancel is {"id":"..."} or {"all":true}')
     return cancel
 

@@ -24,6 +24,10 @@ MERGE_S = 0.04
 MERGE_CHARS = 256
 # A stalled stream's backlog is cut into frames of at most so many characters.
 DELTA_CHARS = 4096
+# A character in JSON has at most six bytes (\u0001); the rest is for the frame's other fields.
+BYTES_PER_CHAR = 8
+MAX_QUICK_BREAKS = 5
+QUICK_BREAK_S = 2.0
 _REFUSED = 0x80
 
 
@@ -65,6 +69,10 @@ class Stream(ABC):
     def error(self, error: RequestError, max_bytes: int) -> tuple[Final, ...]:
         """The terminal frames of a request without an answer."""
 
+    def repeatable(self, finals: tuple[Final, ...], answer: Answer, max_bytes: int) -> tuple[Final, ...]:
+        """What a duplicate of the request is told: the same frames, byte for byte."""
+        return finals
+
     async def follow(self, answer: Answer) -> None:
         """Send the text as it grows, until the answer ends; what was not said by then is in `done`."""
         while answer.terminal is None or self.num_chars < len(answer.text):
@@ -76,7 +84,8 @@ class Stream(ABC):
                 self._num_connects = self._link.num_connects
                 await self.catch_up(answer.text, connection.max_publish_bytes)
                 continue
-            text = answer.text[self.num_chars : self.num_chars + DELTA_CHARS]
+            num_chars = max(1, min(DELTA_CHARS, connection.max_publish_bytes // BYTES_PER_CHAR))
+            text = answer.text[self.num_chars : self.num_chars + num_chars]
             self.say(text)
             self.num_chars += len(text)
             await self._gather(answer)
@@ -90,20 +99,31 @@ class Stream(ABC):
         return self.done(finished, answer.text, max_bytes)
 
     async def deliver(self, finals: tuple[Final, ...]) -> None:
-        """Publish at QoS 1, in order, again after every break, until all are acknowledged."""
-        while True:
+        """Publish at QoS 1, in order, again after every break, until all are acknowledged.
+
+        A connection that breaks at once, each time just when this is said, breaks because of it: then
+        it is given up, or nobody would hear anything any more.
+        """
+        num_quick_breaks = 0
+        while num_quick_breaks < MAX_QUICK_BREAKS:
             await self._link.wait_up()
+            said_at = time.monotonic()
             try:
-                codes = await asyncio.gather(
-                    *(self.publish(final.payload, 1, final.suffix) for final in finals)
-                )
+                codes = await self._publish_all(finals)
             except ConnectionLost:
+                is_quick = time.monotonic() - said_at < QUICK_BREAK_S
+                num_quick_breaks = num_quick_breaks + 1 if is_quick else 0
                 continue
             if any(code >= _REFUSED for code in codes):
                 log.warning(
                     "the broker refuses what goes to %s (reason 0x%02x)", self._route.topic, max(codes)
                 )
             return
+        log.error("the broker disconnects us for what goes to %s; it is given up", self._route.topic)
+
+    async def _publish_all(self, finals: tuple[Final, ...]) -> list[int]:
+        sent = [self.publish(final.payload, 1, final.suffix) for final in finals]
+        return await asyncio.gather(*sent)
 
     def publish(self, payload: bytes, qos: int, suffix: str = "") -> "asyncio.Future[int]":
         """Send on the route, or on a topic below it."""

@@ -5,6 +5,7 @@ Text on the reply topic, an empty payload on `<reply>/done` at the end, `code: m
 at QoS 0 just before the connection broke may be missing: ask for `reply_qos` 1 to have it all.
 """
 
+from agent.answer import Answer
 from agent.errors import RequestError
 from agent.journal import Final
 from agent.mqtt.stream import Stream
@@ -30,6 +31,11 @@ class TextStream(Stream):
         size = max(1, max_bytes // BYTES_PER_CHAR)
         rest = range(self.num_chars, len(text), size)
         return (*(Final(text[start : start + size].encode()) for start in rest), Final(b"", "/done"))
+
+    def repeatable(self, finals: tuple[Final, ...], answer: Answer, max_bytes: int) -> tuple[Final, ...]:
+        """The whole text: whoever asks again has not got what was said along the way."""
+        self.num_chars = 0
+        return self.terminal_frames(answer, max_bytes)
 
     def error(self, error: RequestError, max_bytes: int) -> tuple[Final, ...]:
         text = f"{error.code}: {error.message}"[: max_bytes // BYTES_PER_CHAR]

@@ -12,6 +12,7 @@ from agent.config import NAME
 from agent.errors import BadReplyTopic
 
 MAX_REPLY_BYTES = 256
+MAX_REPLY_LEVELS = 32
 _NAME = re.compile(NAME)
 
 
@@ -67,10 +68,11 @@ class Topics:
         """The offered reply topic, if this client may have its answer there. Raises BadReplyTopic."""
         if not topic or len(topic.encode("utf-8", "surrogatepass")) > MAX_REPLY_BYTES:
             raise BadReplyTopic(f"the reply topic must have 1 to {MAX_REPLY_BYTES} bytes")
-        if topic.startswith("$") or any(c in "+#" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in topic):
-            raise BadReplyTopic(
-                "the reply topic must hold no wildcard, no control character and no leading $"
-            )
+        # Brokers disconnect whoever publishes to a topic they call malformed: be stricter than any.
+        if topic.startswith("$") or any(c in "+#" or not c.isprintable() for c in topic):
+            raise BadReplyTopic("the reply topic must hold no wildcard, no control character, no leading $")
+        if topic.count("/") > MAX_REPLY_LEVELS:
+            raise BadReplyTopic(f"the reply topic must have at most {MAX_REPLY_LEVELS} levels")
         allowed = (f"{self.base}/response/{client}", *self.reply_prefixes)
         if not any(topic == root or topic.startswith(f"{root}/") for root in allowed):
             raise BadReplyTopic(f"the reply topic must begin with one of: {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""What is compared, and how: each comparison measures both sides back to back, once per run."""
+"""What is compared, and how: each comparison measures both sides back to back."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,19 +26,23 @@ REPORT = "The greenhouse has twelve beds, and each has one sensor for moisture, 
 LONG_PROMPT = f"{REPORT * 20}Tell me a very long story about it, with many chapters."
 
 
+Pair = tuple[float, float]
+"""Tampu's number and its peer's."""
+
+
 class Comparison(Protocol):
     """Some figures that are measured together."""
 
-    @property
-    def figures(self) -> list[Figure]: ...
+    figures: list[Figure]
+    times_per_run: int
 
-    def run(self, box: Box, tools: LlamaTools) -> None:
-        """Add to each figure. Raises ValueError when an answer was not what was asked for."""
+    def measure(self, box: Box, tools: LlamaTools) -> tuple[Pair, ...]:
+        """One pair for each figure. Raises ValueError when an answer was not what was asked for."""
 
 
 @dataclass(slots=True)
 class Streams:
-    """One client's stream of `num_tokens`, several times a run: it is short, and its bound is tight."""
+    """One client's stream of `num_tokens`."""
 
     num_tokens: int
     times_per_run: int
@@ -51,14 +55,11 @@ class Streams:
             Figure("one client, decode", "tok/s", "llama-bench at the prompt's depth"),
         ]
 
-    def run(self, box: Box, tools: LlamaTools) -> None:
-        at_device, by_engine, at_depth = self.figures
-        for _ in range(self.times_per_run):
-            answer = box.ask(STORIES[0], self.num_tokens)
-            peer = tools.decode_rate(self.num_tokens)
-            at_device.add(answer.decode_rate, peer)
-            by_engine.add(answer.engine_decode_rate, peer)
-            at_depth.add(answer.decode_rate, tools.decode_rate(self.num_tokens, depth=answer.num_prompt))
+    def measure(self, box: Box, tools: LlamaTools) -> tuple[Pair, ...]:
+        answer = box.ask(STORIES[0], self.num_tokens)
+        peer = tools.decode_rate(self.num_tokens)
+        deep = tools.decode_rate(self.num_tokens, depth=answer.num_prompt)
+        return (answer.decode_rate, peer), (answer.engine_decode_rate, peer), (answer.decode_rate, deep)
 
 
 @dataclass(slots=True)
@@ -77,14 +78,12 @@ class FirstTokens:
             Figure(name, "ms", "our engine's own share of it", is_difference=True),
         ]
 
-    def run(self, box: Box, tools: LlamaTools) -> None:
-        beyond_prefill, beyond_engine = self.figures
-        for _ in range(self.times_per_run):
-            # Two tokens, so that the first goes out as the beginning of a stream does.
-            answer = box.ask(self.prompt, 2)
-            peer_s = tools.prefill_s(answer.num_prefilled, depth=answer.num_cached)
-            beyond_prefill.add(answer.ttft_s * 1e3, peer_s * 1e3)
-            beyond_engine.add(answer.ttft_s * 1e3, answer.engine_ttft_s * 1e3)
+    def measure(self, box: Box, tools: LlamaTools) -> tuple[Pair, ...]:
+        # Two tokens, so that the first goes out as the beginning of a stream does.
+        answer = box.ask(self.prompt, 2)
+        peer_s = tools.prefill_s(answer.num_prefilled, depth=answer.num_cached)
+        ttft_ms = answer.ttft_s * 1e3
+        return (ttft_ms, peer_s * 1e3), (ttft_ms, answer.engine_ttft_s * 1e3)
 
 
 @dataclass(slots=True)
@@ -93,6 +92,7 @@ class Crowds:
 
     num_prompt: int
     num_tokens: int
+    times_per_run: int = 1
     figures: list[Figure] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,14 +103,15 @@ class Crowds:
             Figure(f"{name}, prompts included", "tok/s", "llama-batched-bench"),
         ]
 
-    def run(self, box: Box, tools: LlamaTools) -> None:
-        decode, decode_unified, overall = self.figures
+    def measure(self, box: Box, tools: LlamaTools) -> tuple[Pair, ...]:
         crowd = box.ask_at_once(STORIES, self.num_tokens)
         batch = Batch(self.num_prompt, self.num_tokens, num_sequences=len(STORIES))
-        peer = tools.batched(batch)
-        decode.add(crowd.decode_rate, peer.decode_rate)
-        overall.add(crowd.overall_rate, peer.overall_rate)
-        decode_unified.add(crowd.decode_rate, tools.batched(batch, unified=True).decode_rate)
+        peer, unified = tools.batched(batch), tools.batched(batch, unified=True)
+        return (
+            (crowd.decode_rate, peer.decode_rate),
+            (crowd.decode_rate, unified.decode_rate),
+            (crowd.overall_rate, peer.overall_rate),
+        )
 
 
 def warmed_up(box: Box, tools: LlamaTools, *, num_tokens: int, times_per_run: int) -> list[Comparison]:
@@ -122,6 +123,6 @@ def warmed_up(box: Box, tools: LlamaTools, *, num_tokens: int, times_per_run: in
     return [
         Streams(num_tokens, times_per_run),
         FirstTokens(STORIES[0], story.num_prompt, times_per_run),
-        FirstTokens(LONG_PROMPT, long.num_prompt, 1),
+        FirstTokens(LONG_PROMPT, long.num_prompt, times_per_run=1),
         Crowds(story.num_prompt, num_tokens),
     ]

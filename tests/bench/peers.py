@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.bench.box import Box, running_box
 from tests.bench.comparisons import STORIES, warmed_up
 from tests.bench.llama_tools import LlamaTools, ensure_tools
 from tests.bench.memory import Memory
+from tests.bench.neighbours import Referee
 from tests.bench.report import Figure, Machine, memory_table, table, this_machine
 
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,6 +41,8 @@ class Plan:
     num_threads: int
     # One client's measurements are short: several in each run make up for their noise.
     times_per_run: int
+    # Of a measurement that other processes disturb.
+    max_tries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Result:
     plan: Plan
     figures: list[Figure]
     memory: list[tuple[str, Memory]]
+    referee: Referee
     default_spin: float
 
     def to_tree(self) -> dict[str, Any]:
@@ -58,6 +63,8 @@ class Result:
             "model": MODEL.name,
             "figures": [figure.to_tree() for figure in self.figures],
             "memory": {name: asdict(memory) for name, memory in self.memory},
+            "measured": self.referee.num_measured,
+            "disturbed": self.referee.num_disturbed,
             "llama_bench_default_spin": self.default_spin,
         }
 
@@ -68,6 +75,8 @@ class Result:
                 f"\n{self.machine}",
                 f"{MODEL.name}, {plan.num_threads} threads, {plan.num_tokens} tokens an answer; medians of "
                 f"{plan.num_runs} runs, ratios and differences of pairs taken back to back.",
+                f"{self.referee.num_disturbed} of {self.referee.num_measured} measurements were disturbed by "
+                f"other processes {plan.max_tries} times in a row and are counted as they came.",
                 f"llama.cpp's tools ran with GOMP_SPINCOUNT={SPIN_COUNT}, as the daemon's engine does; "
                 f"without it llama-bench decoded at {self.default_spin:.1f} tok/s.\n",
                 table(self.figures),
@@ -102,17 +111,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure(box: Box, tools: LlamaTools, plan: Plan, machine: Machine) -> Result:
     """Warm up, then every comparison once in each run."""
-    memory = label(box, "idle")
+    memory, referee = label(box, "idle"), Referee(plan.max_tries)
     comparisons = warmed_up(box, tools, num_tokens=plan.num_tokens, times_per_run=plan.times_per_run)
     for number in range(1, plan.num_runs + 1):
         for comparison in comparisons:
-            comparison.run(box, tools)
+            for _ in range(comparison.times_per_run):
+                pairs = referee.undisturbed(partial(comparison.measure, box, tools))
+                for figure, pair in zip(comparison.figures, pairs, strict=True):
+                    figure.pairs.append(pair)
         main_figure = comparisons[0].figures[0]
         say(f"  run {number} of {plan.num_runs}: {main_figure.name} {main_figure.compared:.3f} so far")
     memory += label(box, f"after {len(STORIES)} clients")
     memory.append(("llama-bench, peak", tools.peak_memory(plan.num_tokens)))
     figures = [figure for comparison in comparisons for figure in comparison.figures]
-    return Result(machine, plan, figures, memory, tools.decode_rate(plan.num_tokens, spin_count=None))
+    default_spin = tools.decode_rate(plan.num_tokens, spin_count=None)
+    return Result(machine, plan, figures, memory, referee, default_spin)
 
 
 def label(box: Box, when: str) -> list[tuple[str, Memory]]:
@@ -140,12 +153,13 @@ def count(text: str) -> int:
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    num_runs, num_tokens, times_per_run = (1, 48, 1) if options.quick else (5, 96, 3)
+    num_runs, num_tokens, times_per_run, max_tries = (1, 48, 1, 1) if options.quick else (5, 96, 3, 4)
     return Plan(
         options.runs or num_runs,
         options.tokens or num_tokens,
         options.threads or usable_cores(),
         times_per_run,
+        max_tries,
     )
 
 

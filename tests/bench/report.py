@@ -60,9 +60,6 @@ class Figure:
     at_least: float | None = None
     pairs: list[tuple[float, float]] = field(default_factory=list)
 
-    def add(self, tampu: float, peer: float) -> None:
-        self.pairs.append((tampu, peer))
-
     @property
     def tampu(self) -> float:
         return statistics.median(ours for ours, _ in self.pairs)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-import time
+from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -72,32 +72,35 @@ class Device:
         self, topic_part: str = "/response/", timeout_s: float = 20.0, **fields: Any
     ) -> dict[str, Any]:
         """The first frame with these fields, waiting for it."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            for frame in self.frames(topic_part):
-                if all(frame.get(name) == value for name, value in fields.items()):
-                    return frame
-            with self._changed:
-                if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() > deadline:
-                    raise AssertionError(
-                        f"no {fields} within {timeout_s} s; last frames: {self.frames()[-3:]}"
-                    )
+        return self._wait(
+            lambda frame: all(frame.get(name) == value for name, value in fields.items()),
+            topic_part,
+            timeout_s,
+            str(fields),
+        )
 
     def wait_end(self, request_id: str, timeout_s: float = 20.0) -> dict[str, Any]:
         """The terminal frame of a request."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            for frame in self.frames():
-                if frame.get("id") == request_id and frame.get("type") in {"done", "error"}:
-                    return frame
-            with self._changed:
-                if (
-                    not self._changed.wait(max(0.0, deadline - time.monotonic()))
-                    and time.monotonic() > deadline
-                ):
-                    raise AssertionError(
-                        f"{request_id} has no end within {timeout_s} s: {self.frames()[-3:]}"
-                    )
+        return self._wait(
+            lambda frame: frame.get("id") == request_id and frame.get("type") in {"done", "error"},
+            "/response/",
+            timeout_s,
+            f"end of {request_id}",
+        )
+
+    def _wait(
+        self, fits: Callable[[dict[str, Any]], bool], topic_part: str, timeout_s: float, what: str
+    ) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found.extend(filter(fits, self.frames(topic_part)))
+            return bool(found)
+
+        with self._changed:
+            if not self._changed.wait_for(look, timeout_s):
+                raise AssertionError(f"no {what} within {timeout_s} s; last frames: {self.frames()[-3:]}")
+        return found[0]
 
     def received_text(self, request_id: str) -> str:
         """What a receiver that follows the contract's rule has of this answer."""

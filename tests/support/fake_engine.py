@@ -17,6 +17,7 @@ import socket
 from agent.engine.__main__ import serve
 from agent.engine.backend import BatchRows, DecodeStatus
 from agent.engine.messages import PROTOCOL, Device, Hello, Load, Pipe
+from agent.engine.sandbox import end_with_parent
 from tests.support.fake_backend import END, FIRST_WORD, FakeBackend, FakeChain
 
 
@@ -40,6 +41,7 @@ class TalkativeBackend(FakeBackend):
 
 
 def main() -> int:
+    end_with_parent()
     pipe = Pipe(socket.socket(fileno=int(sys.argv[2])))
     device = Device(name="FAKE", description="no device", kind="cpu", total_bytes=0, free_bytes=0)
     pipe.send(Hello(protocol=PROTOCOL, pid=os.getpid(), build="fake", devices=(device,), system=""))

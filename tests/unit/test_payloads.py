@@ -127,8 +127,8 @@ def test_unknown_fields_are_ignored() -> None:
     assert read({"prompt": "x", "mood": "good"}).messages[0].content == "x"
 
 
-def test_message_expiry_is_the_time_to_live_unless_the_payload_has_one() -> None:
-    """MQTT 5's property is the default, the field wins."""
+def test_message_expiry_and_ttl_both_bound_the_time_to_live() -> None:
+    """The shorter of MQTT 5's property and the field."""
     for text, ttl_s in ((b'{"prompt":"x"}', 9.0), (b'{"prompt":"x","ttl_s":2}', 2.0), (b"x", 9.0)):
         envelope, _ = payloads.open_envelope(text, is_json=False, max_bytes=1000)
         assert payloads.parse_draft(envelope, "me", 9.0)[0].ttl_s == ttl_s

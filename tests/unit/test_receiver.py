@@ -1,5 +1,6 @@
 """The receiver's rule in the device's client: frames may come twice, late, out of order or not at all."""
 
+import hashlib
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.client import Receiver
 
+DIGEST = hashlib.sha256(b"abcdef").hexdigest()
 TEXT = "Keep the vents open; 41 °C is too warm for lettuce 🥬."
 
 
@@ -71,5 +73,16 @@ def test_chunks_in_any_order_make_the_text_of_done() -> None:
     receiver = Receiver()
     receiver.take({"type": "chunk", "off": 3, "text": "def", "run": 1})
     receiver.take({"type": "chunk", "off": 0, "text": "abc", "run": 1})
-    receiver.take({"type": "done", "chunks": 2, "sha256": "", "run": 1})
+    receiver.take({"type": "done", "chunks": 2, "sha256": DIGEST, "run": 1})
     assert receiver.text == "abcdef"
+
+
+def test_a_missing_chunk_is_no_end() -> None:
+    """The hash tells; asked again, the box repeats them all."""
+    receiver = Receiver()
+    receiver.take({"type": "chunk", "off": 0, "text": "abc", "run": 1})
+    receiver.take({"type": "done", "chunks": 2, "sha256": DIGEST, "run": 1})
+    assert receiver.frame is None
+    receiver.take({"type": "chunk", "off": 3, "text": "def", "run": 1})
+    receiver.take({"type": "done", "chunks": 2, "sha256": DIGEST, "run": 1})
+    assert (receiver.frame or {})["text"] == "abcdef"
