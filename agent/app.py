@@ -64,7 +64,7 @@ class App:
         """Serve until told to stop, then drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._on_signal)
         self._start_watch(loop)
         await self._http.start()
         log.info("node %s; socket %s", self._config.node, self._config.api.socket)
@@ -97,6 +97,12 @@ class App:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._watch:
             self._watch.stop()
+
+    def _on_signal(self) -> None:
+        """The first asks to drain; a second one does not want to wait for that."""
+        if self._stop.is_set():
+            self._engine.cancel_all(FinishReason.CANCELLED)
+        self._stop.set()
 
     # ---- the model ---------------------------------------------------------------------------
 

@@ -47,6 +47,27 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Config:
     return _resolve(_convert(dict(tree), where, {}), where)
 
 
+def check_files(config: Config) -> None:
+    """Look at the files a configuration names, as the daemon will. Raises ConfigError for the first
+    that cannot be read."""
+    tls = config.mqtt.tls
+    named = {
+        "mqtt.password_file": config.mqtt.password_file,
+        "mqtt.tls.ca": tls.ca if tls else None,
+        "mqtt.tls.cert": tls.cert if tls else None,
+        "mqtt.tls.key": tls.key if tls else None,
+        "models.manifest": config.models.manifest,
+    }
+    for key, path in named.items():
+        if path is None:
+            continue
+        try:
+            Path(path).open("rb").close()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{key}: {path} cannot be read: {why}") from error
+
+
 def read_secret(path: str) -> str:
     """The first line of a secret file. Raises ConfigError that names the file, never its content."""
     try:
@@ -72,8 +93,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_yaml(text: bytes | str, where: str) -> Any:
     import yaml  # here: `tampu ask` without a configuration file must not wait for it
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is there twice: YAML would let the second one silently win."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := {key for key in seen if seen.count(key) > 1}:
+                raise yaml.YAMLError(f"the key {sorted(twice)[0]!r} is there twice{node.start_mark}")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML lets through what int(), date() and others raise on `!!int x` or 2026-99-99.
         raise ConfigError(f"{where}: not valid YAML: {one_line(error)}") from error

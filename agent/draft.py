@@ -62,6 +62,8 @@ def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, 
         raise BadRequest("messages: must hold at least one message")
     if draft.messages[-1].role == "system":
         raise BadRequest("messages: must end with something to answer, not with a system message")
+    if not draft.messages[-1].content.strip():
+        raise BadRequest("messages: the last one is empty; there is nothing to answer")
     system = _system_prompt(draft, profiles)
     if system is None:
         return draft.messages

@@ -304,8 +304,8 @@ class EngineClient:
         return Internal(f"the engine died twice ({how}) while it computed this request")
 
     def _give_up(self, error: RequestError) -> None:
+        log.error("no answers until this is mended")
         self._set_state(EngineState.FAILED, error.message)
-        log.error("no answers until this is mended: %s", error.message)
         for answer in list(self._live.values()):
             self._end(answer, error)
 

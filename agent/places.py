@@ -23,7 +23,7 @@ def socket_to_ask(path: str) -> str:
     """Where a person's command finds the daemon: their own, else the system's if only that is there."""
     system = Path("/run/tampu/tampu.sock")
     is_default = Path(path) == runtime_folder() / "tampu.sock"
-    return str(system) if is_default and not Path(path).exists() and system.exists() else path
+    return str(system) if is_default and not os.path.lexists(path) and system.parent.is_dir() else path
 
 
 def state_folder() -> Path:

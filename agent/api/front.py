@@ -28,6 +28,7 @@ from agent.config import NAME, Limits, Profile
 from agent.draft import Draft, to_request
 from agent.engine_client import EngineClient
 from agent.errors import BadRequest, Cancelled, Expired, Internal, NotFound, RequestError, TooLarge
+from agent.logs import log_answer
 from agent.status import Status, StatusSource
 
 # JSON escapes and the fields around the text: so much more than the text may a body have.
@@ -96,6 +97,8 @@ class ChatCompletions:
         finally:
             watch.cancel()
             self._engine.cancel(answer)
+            if answer.terminal is not None:
+                log_answer("http", answer)
 
     async def _cancel_when_gone(self, receive: Receive, answer: Answer) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -184,7 +187,9 @@ async def _read_body(request: HttpRequest, max_bytes: int) -> bytes:
 
 
 def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"the body has more than {max_bytes} bytes; send less or raise limits.request_bytes")
+    return TooLarge(
+        f"the body has more than {max_bytes} bytes (limits.request_bytes times {BODY_FACTOR}); send less"
+    )
 
 
 # ---- responses -----------------------------------------------------------------------------------

@@ -63,17 +63,13 @@ def written_whole(target: Path) -> Iterator[IO[bytes]]:
 
 
 def place(source: Path, target: Path, progress: Progress) -> None:
-    """Give the content of `source` the name `target` too: a hard link, or a copy across file systems."""
-    part = _part_of(target)
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-        _rename(part, target)
-    except OSError:  # another file system, or one without links
-        with source.open("rb") as content, written_whole(target) as file:
-            copy_hashed(content, file, source.stat().st_size, progress, "copying")
-    finally:
-        part.unlink(missing_ok=True)
+    """Copy `source` to `target`.
+
+    Not a hard link: a file that is damaged in one place would be damaged in all, under the daemons
+    that have it mapped.
+    """
+    with source.open("rb") as content, written_whole(target) as file:
+        copy_hashed(content, file, source.stat().st_size, progress, "copying")
 
 
 @contextlib.contextmanager

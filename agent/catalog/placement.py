@@ -77,9 +77,10 @@ def _present(model: Model, store: Store) -> Variant:
             case FileState.MISSING:
                 complaints.append(f"{path} is missing")
             case FileState.WRONG_SIZE:
-                complaints.append(f"{path} has the wrong size: {_header_complaint(path)}")
+                complaints.append(_header_complaint(path))
     raise ModelUnavailable(
-        f"model {model.name}: {'; '.join(complaints)}; fetch it with: tampu models fetch {model.name}"
+        f"model {model.name}: {'; '.join(complaints)};"
+        f" fetch it with: tampu models fetch --folder {store.folder} {model.name}"
     )
 
 
@@ -95,7 +96,7 @@ def _header_complaint(path: Path) -> str:
         read_header(path)
     except ModelFileError as error:
         return str(error)
-    return "it is another model"
+    return f"{path} has another size than this model"
 
 
 def _load(

@@ -127,10 +127,15 @@ def _print_whole(client: "SocketClient", body: bytes, *, as_json: bool) -> None:
     from agent.api.schemas import ChatCompletion
 
     result = client.post_json(ROUTE, body)
-    if as_json:
-        print(result.decode())
-    else:
-        print(msgspec.json.decode(result, type=ChatCompletion).choices[0].message.content)
+    choice = msgspec.json.decode(result, type=ChatCompletion).choices[0]
+    print(result.decode() if as_json else choice.message.content)
+    _complain_if_cut(choice.finish_detail)
+
+
+def _complain_if_cut(detail: object) -> None:
+    """An answer that was cancelled or timed out looks whole on the screen. Raises TampuError."""
+    if isinstance(detail, str):
+        raise TampuError(f"the answer was cut short: {detail}; ask again")
 
 
 def _print_stream(client: "SocketClient", body: bytes) -> None:
@@ -155,3 +160,4 @@ def _texts(events: "Iterator[bytes]") -> "Iterator[str]":
         for choice in decoder.decode(event).choices:
             if choice.delta.content:
                 yield choice.delta.content
+            _complain_if_cut(choice.finish_detail)

@@ -52,6 +52,6 @@ def check(args: argparse.Namespace) -> int:
     """Print which file is right. Raises ConfigError with what is wrong."""
     from agent import config_file, places
 
-    config_file.load(args.config, args.set)
+    config_file.check_files(config_file.load(args.config, args.set))
     print(f"OK: {places.find_config_file(args.config) or 'no configuration file, the built-in defaults'}")
     return 0

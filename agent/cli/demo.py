@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def _wait_until_online(folder: Path, daemon: subprocess.Popen[bytes]) -> None:
 
 def _ask(prompt: str, broker: Broker, folder: Path) -> None:
     """One prompt from a simulated device, its tokens as they come, and the figures."""
-    from agent.client import TampuClient
+    from agent.client import AnswerError, NoAnswer, TampuClient
 
     with TampuClient(
         "127.0.0.1", node=NODE, client=CLIENT, port=broker.port, is_v5=broker.protocol != "3.1.1"
@@ -147,9 +148,12 @@ def _ask(prompt: str, broker: Broker, folder: Path) -> None:
         _say(f"device   {CLIENT} publishes to tampu/v1/{NODE}/request/{CLIENT}: {prompt}")
         print()
         asked, first = time.monotonic(), 0.0
-        for text in device.stream(prompt, seed=SEED):
-            first = first or time.monotonic()
-            print(text, end="", flush=True)
+        try:
+            for text in device.stream(prompt, seed=SEED):
+                first = first or time.monotonic()
+                print(text, end="", flush=True)
+        except (AnswerError, NoAnswer) as error:
+            raise TampuError(f"the box did not answer: {error}") from error
         print("\n")
         assert device.last is not None
         assert device.last.frame is not None
@@ -165,7 +169,7 @@ def _ask(prompt: str, broker: Broker, folder: Path) -> None:
 
 def _say_what_next(broker: Broker, folder: Path, *, stays: bool) -> None:
     if not stays:
-        _say("next     tampu demo --stay, then talk to it yourself; or README.md, section Use")
+        _say(f"next     {_command()} demo --stay, then talk to it yourself; or README.md, section Use")
         return
     port = f"-p {broker.port} " if broker.port != 1883 else ""
     print(
@@ -174,13 +178,18 @@ Everything stays up until Ctrl-C. In another terminal:
 
   mosquitto_sub {port}-v -t 'tampu/v1/{NODE}/response/me/#' &
   mosquitto_pub {port}-t tampu/v1/{NODE}/request/me -m 'Name three herbs.'
-  tampu ask --socket {_socket(folder)} "Name three herbs."
-  tampu status --socket {_socket(folder)}
+  {_command()} ask --socket {_socket(folder)} "Name three herbs."
+  {_command()} status --socket {_socket(folder)}
 
 The daemon's log: {folder / "tampu.log"}
 """,
         flush=True,
     )
+
+
+def _command() -> str:
+    """How to call this program from the same folder: a checkout's `tampu` is not on the PATH."""
+    return "tampu" if shutil.which("tampu") else os.path.relpath(Path(sys.executable).parent / "tampu")
 
 
 def _status(folder: Path) -> dict[str, Any] | None:

@@ -59,6 +59,9 @@ class SocketClient:
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 sentence = f"no daemon answers on {self.path}; start it with: tampu run"
                 raise DaemonUnreachable(sentence) from error
+            except PermissionError as error:
+                sentence = f"this user may not use {self.path}; become a member of the group that owns it"
+                raise DaemonUnreachable(sentence) from error
             except OSError as error:
                 raise self._unreachable(f"cannot be reached: {error.strerror or error}") from error
             try:

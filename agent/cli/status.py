@@ -54,7 +54,7 @@ def render(status: "Status") -> str:
         ("state", f"{status.state}: {status.reason}" if status.reason else status.state),
         ("node", f"{status.node} (tampu {status.version}, up {_duration(status.uptime_s)})"),
         ("model", _model(status)),
-        ("mqtt", status.mqtt),
+        ("mqtt", status.mqtt if status.mqtt.startswith("connected") else f"NOT CONNECTED: {status.mqtt}"),
         ("queue", f"{status.running} running, {status.waiting} waiting, {status.live} under way"),
         ("kv cells", f"{_bar(status.cells_used, status.cells_total)} {cells}"),
         ("speed", f"{status.tokens_per_s:.1f} tok/s"),

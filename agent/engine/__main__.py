@@ -15,6 +15,7 @@ from agent.engine.engine import Engine
 from agent.engine.intake import Intake
 from agent.engine.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed, Pipe
 from agent.engine.sandbox import end_with_parent, restrict
+from agent.engine.threads import ThreadGovernor
 from agent.errors import EngineProtocolError, RequestError
 
 log = logging.getLogger("agent.engine")
@@ -58,7 +59,7 @@ def serve(pipe: Pipe, load: Load, open_backend: Callable[[Load], Backend]) -> in
     started = time.monotonic()
     try:
         backend = open_backend(load)
-        engine = Engine(backend, pipe.send)
+        engine = Engine(backend, pipe.send, ThreadGovernor(load.n_threads))
         intake = Intake(pipe, engine, backend)
     except RequestError as error:
         pipe.send(LoadFailed(code=error.code, message=error.message))

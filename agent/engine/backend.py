@@ -117,4 +117,7 @@ class Backend(Protocol):
     def next_position(self, slot: int) -> int:
         """One past the last position the slot holds: what the ledger is checked against."""
 
+    def set_threads(self, count: int) -> None:
+        """Compute with so many threads from the next decode on."""
+
     def close(self) -> None: ...

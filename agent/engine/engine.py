@@ -19,6 +19,7 @@ from agent.engine.pace import PrefillPace
 from agent.engine.prompt import Prompt
 from agent.engine.scheduler import Scheduler
 from agent.engine.sequence import Sequence
+from agent.engine.threads import ThreadGovernor
 from agent.request import Delta, Event, Failed, Finished, FinishReason, Queued, Started
 
 log = logging.getLogger(__name__)
@@ -45,13 +46,19 @@ Work = Prompt | Cancel | Rejected | Stop
 class Engine:
     """`emit` gets the messages for the daemon, on the engine's own thread; it may block."""
 
-    def __init__(self, backend: Backend, emit: Callable[[Events | Stats], None]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        emit: Callable[[Events | Stats], None],
+        governor: ThreadGovernor | None = None,
+    ) -> None:
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._backend = backend
         self._emit = emit
         self._kv = KVCache(backend)
         self._scheduler = Scheduler(self._kv, backend.n_batch)
         self._pace = PrefillPace()
+        self._governor = governor
         self._sequences: dict[int, Sequence] = {}
         self._events: list[KeyedEvent] = []
         self._stats_due = 0.0
@@ -61,6 +68,7 @@ class Engine:
 
     def run(self) -> None:
         """Turn until told to stop."""
+        self._report_stats()
         while self.turn():
             pass
 
@@ -70,6 +78,7 @@ class Engine:
         if self._is_stopped:
             return False
         if not self._scheduler.is_idle:
+            self._follow_load()
             self.step()
         self._flush()
         self._report_stats()
@@ -223,6 +232,12 @@ class Engine:
             log.error("decode of request %d failed: %s", sequence.key, status.name)
             reason = f"the model could not compute this request ({status.name.lower()})"
             self._fail(sequence, "internal", reason)
+
+    def _follow_load(self) -> None:
+        if self._governor is not None:
+            before = self._governor.count
+            if (count := self._governor.look()) != before:
+                self._backend.set_threads(count)
 
     # ---- how it is doing ---------------------------------------------------------------------
 

@@ -280,6 +280,9 @@ class LlamaBackend:
         last: int = lib.llama_memory_seq_pos_max(self._memory, slot)
         return last + 1
 
+    def set_threads(self, count: int) -> None:
+        lib.llama_set_n_threads(self._context, count, count)
+
     def close(self) -> None:
         """Free the context and unmap the model; the object is dead afterwards."""
         lib.llama_batch_free(self._batch)
@@ -294,7 +297,7 @@ def _open_model(load: Load) -> Any:
     # Repacked weights would be an anonymous copy beside the mapping: twice the memory.
     params.use_extra_bufts = False
     if not Path(load.path).is_file():
-        raise ModelUnavailable(f"{load.path}: no such model file; fetch it with: tampu models fetch")
+        raise ModelUnavailable(f"{load.path}: no such model file; put it there")
     _log_tail.reason()
     model = lib.llama_model_load_from_file(load.path.encode(), params)
     if not model:

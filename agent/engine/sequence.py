@@ -62,4 +62,8 @@ class Sequence:
         now = time.monotonic()
         admitted = self.admitted_at if self.admitted_at is not None else now
         first = self.first_token_at if self.first_token_at is not None else now
-        return Timings(queue_s=admitted - self.arrived_at, prefill_s=first - admitted, decode_s=now - first)
+        return Timings(
+            queue_s=round(admitted - self.arrived_at, 4),
+            prefill_s=round(first - admitted, 4),
+            decode_s=round(now - first, 4),
+        )

@@ -165,6 +165,8 @@ class Link:
     def _was_taken_over(self, code: int, lasted_s: float) -> bool:
         """Some brokers say so (MQTT 5); others just close, so two quick closes in a row count as one."""
         self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S else 0
+        if self._is_closed:
+            return False
         if code != TAKEN_OVER and self._num_kicks < 2:
             log.warning("the connection to the broker broke")
             return False

@@ -23,6 +23,10 @@ class Referee:
     num_measured: int = 0
     num_disturbed: int = 0
 
+    def __str__(self) -> str:
+        tries = "" if self.max_tries == 1 else f", {self.max_tries} times in a row"
+        return f"Other processes disturbed {self.num_disturbed} of {self.num_measured} measurements{tries}."
+
     def undisturbed(self, measure: Callable[[], T]) -> T:
         """The first result during which the neighbours kept still, else the last one."""
         self.num_measured += 1
@@ -38,7 +42,7 @@ class Referee:
 
 
 def foreign_cpu_s() -> float:
-    """CPU seconds that all processes but this one and its descendants took; only differences mean anything."""
+    """CPU seconds of all processes but this one and its descendants; only differences mean anything."""
     times = psutil.cpu_times()
     # Linux counts guests in `user` as well.
     idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)

@@ -75,8 +75,7 @@ class Result:
                 f"\n{self.machine}",
                 f"{MODEL.name}, {plan.num_threads} threads, {plan.num_tokens} tokens an answer; medians of "
                 f"{plan.num_runs} runs, ratios and differences of pairs taken back to back.",
-                f"{self.referee.num_disturbed} of {self.referee.num_measured} measurements were disturbed by "
-                f"other processes {plan.max_tries} times in a row and are counted as they came.",
+                f"{self.referee}",
                 f"llama.cpp's tools ran with GOMP_SPINCOUNT={SPIN_COUNT}, as the daemon's engine does; "
                 f"without it llama-bench decoded at {self.default_spin:.1f} tok/s.\n",
                 table(self.figures),

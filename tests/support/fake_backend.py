@@ -170,6 +170,9 @@ class FakeBackend:
     def next_position(self, slot: int) -> int:
         return len(self._slots[slot])
 
+    def set_threads(self, count: int) -> None:
+        """Nothing to compute with."""
+
     def close(self) -> None:
         """Nothing to free."""
 
