@@ -40,6 +40,10 @@ class Device:
         self._client.disconnect()
         self._client.loop_stop()
 
+    def publish_soon(self, topic: str, payload: dict[str, Any]) -> None:
+        """Send at QoS 1 without waiting."""
+        self._client.publish(topic, json.dumps(payload), 1)
+
     def publish(
         self,
         topic: str,

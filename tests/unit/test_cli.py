@@ -352,3 +352,10 @@ def test_a_box_that_is_not_ready_says_why() -> None:
 def test_durations_are_said_in_their_two_largest_units(seconds: float, said: str) -> None:
     """Nobody reads seconds of a month."""
     assert f"up {said})" in status.render(msgspec.structs.replace(STATUS, uptime_s=seconds))
+
+
+def test_an_answer_that_was_cut_is_not_passed_off_as_whole() -> None:
+    """A cancelled or timed-out answer looks complete on the screen: exit 1 and a sentence."""
+    ask._complain_if_cut(msgspec.UNSET)
+    with pytest.raises(TampuError, match="cut short: cancelled"):
+        ask._complain_if_cut("cancelled")

@@ -332,3 +332,19 @@ def test_any_text_is_yaml_or_a_config_error(text: str) -> None:
     """Whatever a value given on the command line looks like."""
     with contextlib.suppress(ConfigError):
         config_file.load(None, [f"mqtt.host={text}", f"profiles={text}"])
+
+
+def test_a_key_that_is_there_twice_is_refused(file: Path) -> None:
+    """YAML itself would let the second section silently replace the first."""
+    file.write_text("mqtt: {port: 1884}\nnode: a\nmqtt: {host: b}\n")
+    with pytest.raises(ConfigError, match="'mqtt' is there twice"):
+        config_file.load(str(file))
+
+
+def test_files_that_are_named_can_be_looked_at(file: Path, tmp_path: Path) -> None:
+    """`tampu config check` says what the daemon would stumble over."""
+    file.write_text(f"mqtt: {{password_file: {tmp_path}/none}}")
+    with pytest.raises(ConfigError, match=r"mqtt.password_file: .*none cannot be read"):
+        config_file.check_files(config_file.load(str(file)))
+    (tmp_path / "none").write_text("s3cret")
+    config_file.check_files(config_file.load(str(file)))

@@ -87,3 +87,10 @@ def test_an_unknown_profile_is_not_found_and_the_known_ones_are_named(
     """The sentence says what could have been asked for."""
     with pytest.raises(NotFound, match=f"'cellar' is not configured on this box; there are: {known}"):
         to_request(draft(profile="cellar"), LIMITS, profiles)
+
+
+@pytest.mark.parametrize("content", ["", "  \n"])
+def test_an_empty_question_is_refused(content: str) -> None:
+    """On both fronts: there is nothing to answer."""
+    with pytest.raises(BadRequest, match="nothing to answer"):
+        to_request(draft(messages=(SYSTEM, Message("user", content))), LIMITS, PROFILES)
