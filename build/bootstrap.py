@@ -33,7 +33,7 @@ class Proof(NamedTuple):
 
 
 PROOFS = {
-    "peers": Proof("tests/bench/peers.py", "speed and memory beside llama-server and llama-cpp-python"),
+    "peers": Proof("tests/bench/peers.py", "speed and memory beside llama.cpp's own benchmarks"),
 }
 
 

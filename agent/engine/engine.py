@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from agent.engine.backend import Backend, DecodeStatus
 from agent.engine.batch import Batch
 from agent.engine.kv_cache import KVCache
-from agent.engine.messages import Cancel, Events, KeyedEvent, Stats
+from agent.engine.messages import Cancel, Events, Stats
+from agent.engine.outbox import EVERY_S, Outbox
 from agent.engine.pace import PrefillPace
 from agent.engine.prompt import Prompt
 from agent.engine.scheduler import Scheduler
 from agent.engine.sequence import Sequence
 from agent.engine.threads import ThreadGovernor
-from agent.request import Delta, Event, Failed, Finished, FinishReason, Queued, Started
+from agent.request import Failed, Finished, FinishReason, Queued, Started
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +52,18 @@ class Engine:
         backend: Backend,
         emit: Callable[[Events | Stats], None],
         governor: ThreadGovernor | None = None,
+        *,
+        emit_every_s: float = EVERY_S,
     ) -> None:
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._backend = backend
         self._emit = emit
+        self._outbox = Outbox(emit, emit_every_s)
         self._kv = KVCache(backend)
         self._scheduler = Scheduler(self._kv, backend.n_batch)
         self._pace = PrefillPace()
         self._governor = governor
         self._sequences: dict[int, Sequence] = {}
-        self._events: list[KeyedEvent] = []
         self._stats_due = 0.0
         self._tokens_since_stats = 0
         self._stats_since = time.monotonic()
@@ -80,7 +83,7 @@ class Engine:
         if not self._scheduler.is_idle:
             self._follow_load()
             self.step()
-        self._flush()
+        self._outbox.flush()
         self._report_stats()
         return True
 
@@ -88,9 +91,9 @@ class Engine:
         """Compute one batch and let every sequence in it take its next token."""
         streams_wait = any(sequence.is_decoding for sequence in self._scheduler.running)
         for sequence in self._scheduler.admit():
-            self._put(sequence, Started())
+            self._outbox.put(sequence.key, Started())
         # The daemon must know who was being computed if this step is the last one.
-        self._flush()
+        self._outbox.flush()
         prefill_rows = self._pace.rows(streams_wait=streams_wait, n_batch=self._backend.n_batch)
         batch = self._scheduler.schedule(prefill_rows)
         started = time.monotonic()
@@ -124,7 +127,7 @@ class Engine:
             case Cancel():
                 self._cancel(work)
             case Rejected():
-                self._events.append(KeyedEvent(work.key, work.failed))
+                self._outbox.put(work.key, work.failed)
             case Stop():
                 self._is_stopped = True
 
@@ -132,7 +135,7 @@ class Engine:
         sequence = prompt.to_sequence(self._backend)
         self._sequences[sequence.key] = sequence
         self._scheduler.add(sequence)
-        self._put(sequence, Queued(num_prompt=sequence.num_prompt))
+        self._outbox.put(sequence.key, Queued(num_prompt=sequence.num_prompt))
         if sequence.num_generated and (reason := self._end_of(sequence, sequence.tokens[-1])):
             # This context is smaller than the one the answer began in. No other end is met here: a
             # last delta and its Finished travel in one message.
@@ -169,7 +172,7 @@ class Engine:
         if reason:
             self._finish(sequence, reason)
         else:
-            self._put_delta(sequence)
+            self._outbox.grow(sequence)
 
     def _end_of(self, sequence: Sequence, token: int) -> FinishReason | None:
         """Why the answer ends with this token, or None when it goes on."""
@@ -181,34 +184,17 @@ class Engine:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.new_text += sequence.detokenizer.finish()
-        if sequence.new_text or sequence.new_tokens:
-            self._put_delta(sequence)
         usage, timings = sequence.usage(), sequence.timings()
-        self._put(sequence, Finished(finish_reason=reason, usage=usage, timings=timings))
-        self._forget(sequence)
+        self._end(sequence, Finished(finish_reason=reason, usage=usage, timings=timings))
 
     def _fail(self, sequence: Sequence, code: str, message: str) -> None:
-        self._put(sequence, Failed(code=code, message=message))
-        self._forget(sequence)
+        self._end(sequence, Failed(code=code, message=message))
 
-    def _forget(self, sequence: Sequence) -> None:
+    def _end(self, sequence: Sequence, event: Finished | Failed) -> None:
+        self._outbox.end(sequence, event)
         self._scheduler.remove(sequence)
         sequence.sampler.close()
         del self._sequences[sequence.key]
-
-    def _put_delta(self, sequence: Sequence) -> None:
-        delta = Delta(text=sequence.new_text, tokens=tuple(sequence.new_tokens), draws=sequence.sampler.draws)
-        sequence.new_text = ""
-        sequence.new_tokens.clear()
-        self._put(sequence, delta)
-
-    def _put(self, sequence: Sequence, event: Event) -> None:
-        self._events.append(KeyedEvent(sequence.key, event))
-
-    def _flush(self) -> None:
-        if self._events:
-            self._emit(Events(items=tuple(self._events)))
-            self._events.clear()
 
     # ---- when a decode fails -----------------------------------------------------------------
 

@@ -19,8 +19,9 @@ from agent.request import Finished, Request
 
 log = logging.getLogger(__name__)
 
-# The first token goes at once; after it, text is gathered for so long or until so much is there.
-MERGE_S = 0.04
+# The first token goes at once; after it the engine sends bundles (engine/outbox.py). What comes from
+# it in quick succession all the same is gathered for so long or until so much is there.
+MERGE_S = 0.02
 MERGE_CHARS = 256
 # A stalled stream's backlog is cut into frames of at most so many characters.
 DELTA_CHARS = 4096

@@ -63,8 +63,11 @@ def test_without_stream_there_are_no_deltas(daemon: Daemon, broker: Mosquitto) -
         assert [frame["type"] for frame in device.frames()] == ["accepted", "done"]
 
 
-def test_bare_text_streams_and_ends_with_an_empty_done(daemon: Daemon, broker: Mosquitto) -> None:
+def test_bare_text_streams_and_ends_with_an_empty_done(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
     """For readers without JSON: the text, then `<reply>/done`, and nothing else."""
+    start_daemon(step_s=0.01)
     text = {"max_tokens": 30, "format": "text", "reply_qos": 1}
     with Device(broker.port, MINE) as device:
         device.publish(REQUEST, {"id": "r1", "prompt": "LONG", "temperature": 0, **text})

@@ -66,7 +66,7 @@ class EngineDriver:
         self.backend = backend
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
         self.emitted: list[Events | Stats] = []
-        self.engine = Engine(backend, self._take)
+        self.engine = Engine(backend, self._take, emit_every_s=0)
         self._pending: set[int] = set()
 
     def submit(
