@@ -117,6 +117,8 @@ class Engine:
                 work = self.inbox.get(block=block)
             except queue.Empty:
                 return
+            if block and self._governor is not None:
+                self._governor.wake()
             block = False
             self._take(work)
 

@@ -2,7 +2,7 @@
 
 ggml's threads meet at a barrier after every operation. One of them without a core stops all the
 others: two threads beside one busy process are ten times slower than one. So the count follows what
-the box does, read twice a second from /proc/stat, and comes back when the neighbours rest.
+the box does while we compute, read from /proc/stat, and comes back when the neighbours rest.
 """
 
 import os
@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-LOOK_EVERY_S = 0.5
-# A neighbour counts from half a core on, and is gone below a quarter: no flapping in between.
-BUSY_CORES, QUIET_CORES = 0.5, 0.25
-# Up again only after so many quiet looks: a thread too few costs little, one too many nearly all.
-QUIET_LOOKS = 4
+LOOK_EVERY_S = 0.25
+# A neighbour counts from so much of a core on, and is gone below a quarter: no flapping in between.
+BUSY_CORES, QUIET_CORES = 0.6, 0.25
+# For so long it must have been one or the other. A look may have met a burst of the broker's; and up
+# again only with patience, for a thread too few costs little, one too many nearly all.
+BUSY_S, QUIET_S = 0.4, 1.0
 
 
 class ThreadGovernor:
@@ -32,27 +33,35 @@ class ThreadGovernor:
         self._clock = clock
         self._looked_at = clock()
         self._busy = self._read_busy()
-        self._num_quiet = 0
+        # Seconds that speak for another count: fewer threads if negative.
+        self._trend_s = 0.0
 
     def look(self) -> int:
         """The count to use from now on; reads the system at most every LOOK_EVERY_S."""
         elapsed = self._clock() - self._looked_at
-        if self._most > 1 and elapsed >= LOOK_EVERY_S:
-            everybody, ours = self._read_busy()
-            others = max(0.0, (everybody - self._busy[0]) - (ours - self._busy[1])) / elapsed
-            self._looked_at, self._busy = self._clock(), (everybody, ours)
-            self._follow(others)
+        if self._most == 1 or elapsed < LOOK_EVERY_S:
+            return self.count
+        everybody, ours = self._read_busy()
+        others = max(0.0, (everybody - self._busy[0]) - (ours - self._busy[1])) / elapsed
+        self._looked_at, self._busy = self._clock(), (everybody, ours)
+        self._follow(others, elapsed)
         return self.count
 
-    def _follow(self, others: float) -> None:
+    def wake(self) -> None:
+        """Work begins after a pause, which says nothing about now: look from here on."""
+        self._looked_at, self._busy = self._clock(), self._read_busy()
+
+    def _follow(self, others: float, elapsed: float) -> None:
         if self._fitting(others, BUSY_CORES) < self.count:
-            self.count, self._num_quiet = self._fitting(others, BUSY_CORES), 0
+            self._trend_s = min(self._trend_s, 0.0) - elapsed
         elif self._fitting(others, QUIET_CORES) > self.count:
-            self._num_quiet += 1
-            if self._num_quiet >= QUIET_LOOKS:
-                self.count, self._num_quiet = self.count + 1, 0
+            self._trend_s = max(self._trend_s, 0.0) + elapsed
         else:
-            self._num_quiet = 0
+            self._trend_s = 0.0
+        if self._trend_s <= -BUSY_S:
+            self.count, self._trend_s = self._fitting(others, BUSY_CORES), 0.0
+        elif self._trend_s >= QUIET_S:
+            self.count, self._trend_s = self._fitting(others, QUIET_CORES), 0.0
 
     def _fitting(self, others: float, threshold: float) -> int:
         """Threads that have a core to themselves when a part of a core above `threshold` is a whole one."""

@@ -1,15 +1,19 @@
 """The thread count follows the neighbours: down at once, up with patience."""
 
+import math
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.engine.threads import LOOK_EVERY_S, QUIET_LOOKS, ThreadGovernor, read_cpu_seconds
+from agent.engine.threads import BUSY_S, LOOK_EVERY_S, QUIET_S, ThreadGovernor, read_cpu_seconds
+
+BUSY_LOOKS = math.ceil(BUSY_S / LOOK_EVERY_S)
+QUIET_LOOKS = math.ceil(QUIET_S / LOOK_EVERY_S)
 
 
 class Box:
-    """Time passes half a second a look, and the neighbours take as many cores as is said."""
+    """Time passes from look to look, and the neighbours take as many cores as is said."""
 
     def __init__(self, most: int) -> None:
         self.now, self.everybody, self.ours = 0.0, 0.0, 0.0
@@ -28,16 +32,43 @@ def test_on_a_quiet_box_all_cores_are_used() -> None:
     assert {box.look(0.1) for _ in range(20)} == {4}
 
 
-def test_a_busy_neighbour_takes_a_core_at_once() -> None:
-    """One look is enough."""
+def test_a_busy_neighbour_takes_a_core_within_half_a_second() -> None:
+    """The second look in a row decides."""
     box = Box(2)
-    assert box.look(0.9) == 1
+    assert [box.look(0.9) for _ in range(BUSY_LOOKS)] == [2, 1]
+
+
+def test_a_burst_changes_nothing() -> None:
+    """A broker that hands out a message is no neighbour."""
+    box = Box(2)
+    assert {box.look(others) for others in (0.9, 0.1) * 10} == {2}
+
+
+def test_what_happened_while_we_were_idle_counts_for_nothing() -> None:
+    """A pause says nothing about now."""
+    box = Box(2)
+    box.now += 100
+    box.everybody += 200
+    box.governor.wake()
+    assert box.look(0.9) == 2
+
+
+def test_a_single_long_step_can_bring_the_core_back() -> None:
+    """A prefill step takes a second on a slow board: time counts, not looks."""
+    box = Box(2)
+    for _ in range(BUSY_LOOKS):
+        box.look(1.0)
+    box.now += QUIET_S - LOOK_EVERY_S
+    box.ours += QUIET_S - LOOK_EVERY_S
+    box.everybody += QUIET_S - LOOK_EVERY_S
+    assert box.look(0.0) == 2
 
 
 def test_a_core_comes_back_when_the_neighbour_has_rested_for_a_while() -> None:
     """Not at the first quiet look."""
     box = Box(2)
-    box.look(1.0)
+    for _ in range(BUSY_LOOKS):
+        box.look(1.0)
     assert [box.look(0.0) for _ in range(QUIET_LOOKS)] == [1] * (QUIET_LOOKS - 1) + [2]
 
 
@@ -45,7 +76,8 @@ def test_a_neighbour_between_busy_and_quiet_changes_nothing() -> None:
     """No flapping."""
     box = Box(2)
     assert {box.look(0.4) for _ in range(20)} == {2}
-    box.look(1.0)
+    for _ in range(BUSY_LOOKS):
+        box.look(1.0)
     assert {box.look(0.4) for _ in range(20)} == {1}
 
 
@@ -54,8 +86,9 @@ def test_there_is_always_a_thread_and_never_one_too_many(most: int, loads: list[
     """Whatever the neighbours do."""
     box = Box(most)
     for others in loads:
-        count = box.look(others)
-        assert 1 <= count <= most
+        for _ in range(BUSY_LOOKS):
+            count = box.look(others)
+            assert 1 <= count <= most
         assert count <= max(1, most - int(others))
 
 
