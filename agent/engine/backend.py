@@ -98,6 +98,10 @@ class Backend(Protocol):
     def num_slots(self) -> int: ...
 
     @property
+    def can_share(self) -> bool:
+        """True when slots may share cells and drop a tail: a plain attention cache over all positions."""
+
+    @property
     def n_batch(self) -> int:
         """The most rows one decode may have."""
 
@@ -110,6 +114,9 @@ class Backend(Protocol):
     def sample(self, chain: Chain, row: int) -> int: ...
 
     def free_chain(self, chain: Chain) -> None: ...
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let an empty slot hold the first `count` positions of another, in the same cells."""
 
     def remove(self, slot: int, start: int) -> None:
         """Free the cells of a slot from position `start` on."""

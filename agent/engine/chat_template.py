@@ -17,6 +17,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent.engine.backend import Tokenizer
+from agent.engine.prefix import common_length
 from agent.engine.segments import Segment, break_specials, tokenize_segments
 from agent.errors import BadRequest, ModelUnavailable
 from agent.request import Message
@@ -35,6 +36,9 @@ STUMBLES = (
     ValueError,
 )
 
+# Public prefixes that are remembered; one costs its tokens twice to find again.
+MAX_PUBLIC = 32
+
 
 class ChatTemplate:
     """Renders and tokenises conversations for one model. Safe to use from one thread at a time."""
@@ -42,6 +46,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Raises ModelUnavailable when the model's template is not valid jinja."""
         self._tokenizer = tokenizer
+        self._public: dict[tuple[Message, ...], list[int]] = {}
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
         )
@@ -72,6 +77,20 @@ class ChatTemplate:
         # output cannot be known: take the control strings out of the contents instead.
         broken = [break_specials(content, self._tokenizer.specials) for content in contents]
         return [Segment(self._render(messages, broken), is_trusted=True)]
+
+    def public_prefix(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens every prompt with these system messages begins with, whatever a client adds.
+
+        What two prompts with different random questions have in common cannot have come from the
+        question. Remembered for the last few system prompts: a fleet of devices has few.
+        """
+        system = tuple(message for message in messages if message.role == "system")
+        if system not in self._public:
+            probes = [self.tokenize([*system, Message("user", secrets.token_hex(8))]) for _ in range(2)]
+            while len(self._public) >= MAX_PUBLIC:
+                self._public.pop(next(iter(self._public)))
+            self._public[system] = probes[0][: common_length(*probes)]
+        return self._public[system]
 
     def _render(self, messages: Sequence[Message], contents: Sequence[str]) -> str:
         turns: list[dict[str, Any]] = [

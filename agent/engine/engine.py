@@ -158,7 +158,7 @@ class Engine:
 
     def _advance(self, batch: Batch) -> None:
         for chunk in batch.chunks:
-            chunk.sequence.num_computed += chunk.count
+            self._kv.note_computed(chunk.sequence, chunk.count)
             if chunk.output_row is not None:
                 self._append(chunk.sequence, chunk.sequence.sampler.sample(chunk.output_row))
 

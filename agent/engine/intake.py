@@ -10,6 +10,7 @@ from agent.engine.backend import Backend
 from agent.engine.chat_template import ChatTemplate
 from agent.engine.engine import Engine, Rejected, Stop
 from agent.engine.messages import Cancel, Pipe, Submit
+from agent.engine.prefix import common_length
 from agent.engine.prompt import Prompt
 from agent.errors import BadRequest, ContextOverflow, EngineProtocolError, RequestError
 from agent.request import Failed
@@ -50,13 +51,14 @@ class Intake:
         try:
             tokens = self._template.tokenize(submit.request.messages)
             self._check_fit(len(tokens))
+            num_public = common_length(tokens, self._template.public_prefix(submit.request.messages))
         except RequestError as error:
             return Rejected(submit.key, Failed(code=error.code, message=error.message, detail=error.detail))
         except Exception as error:
             log.exception("request %d could not be tokenised", submit.key)
             message = f"the prompt could not be tokenised ({type(error).__name__})"
             return Rejected(submit.key, Failed(code="internal", message=message))
-        return Prompt(key=submit.key, request=submit.request, tokens=tokens, resume=submit.resume)
+        return Prompt(submit.key, submit.request, tokens, submit.resume, num_public)
 
     def _check_fit(self, num_prompt: int) -> None:
         if num_prompt == 0:

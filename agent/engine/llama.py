@@ -223,6 +223,13 @@ class LlamaBackend:
         self._tokenizer = LlamaTokenizer(self._model)
 
     @property
+    def can_share(self) -> bool:
+        # A recurrent state cannot drop a tail, and a sliding window has forgotten what lies before it.
+        model = self._model
+        has_state = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
+        return not has_state and lib.llama_model_n_swa(model) == 0
+
+    @property
     def tokenizer(self) -> LlamaTokenizer:
         return self._tokenizer
 
@@ -272,6 +279,9 @@ class LlamaBackend:
 
     def free_chain(self, chain: _Chain) -> None:
         lib.llama_sampler_free(chain.handle)
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        lib.llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     def remove(self, slot: int, start: int) -> None:
         lib.llama_memory_seq_rm(self._memory, slot, start, -1)

@@ -16,6 +16,7 @@ class Prompt:
     request: Request
     tokens: list[int]
     resume: Resume | None = None
+    num_public: int = 0
     arrived_at: float = field(default_factory=time.monotonic)
 
     def to_sequence(self, backend: Backend) -> Sequence:
@@ -30,6 +31,7 @@ class Prompt:
             tokens=[*self.tokens, *resumed.tokens],
             num_prompt=len(self.tokens),
             max_tokens=self.request.max_tokens,
+            num_public=self.num_public,
             sampler=Sampler(backend, self.request.sampling, resumed.draws),
             detokenizer=detokenizer,
             arrived_at=self.arrived_at,

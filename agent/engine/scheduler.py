@@ -41,7 +41,7 @@ class Scheduler:
         """Take a sequence out, wherever it stands, and free its cells."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._kv.release(sequence)
+            self._kv.release(sequence, keep=True)
             self._is_full = False
             return
         queue = self._waiting.get(sequence.client)
@@ -112,6 +112,7 @@ class Scheduler:
     def _make_room(self) -> None:
         while self._kv.is_overdrawn and self.preempt_last():
             pass
+        self._kv.make_room()
 
     def _forget_if_empty(self, client: str) -> None:
         if not self._waiting[client]:

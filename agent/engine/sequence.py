@@ -25,8 +25,11 @@ class Sequence:
     max_tokens: int
     sampler: Sampler
     detokenizer: Detokenizer
+    # So many of the first tokens say nothing of the client: template and system prompt.
+    num_public: int = 0
     slot: int = NO_SLOT
     num_computed: int = 0
+    num_cached: int | None = None
     # Times a later one was admitted because this one did not fit.
     num_skips: int = 0
     arrived_at: float = field(default_factory=time.monotonic)
@@ -54,8 +57,13 @@ class Sequence:
         if self.admitted_at is None:
             self.admitted_at = time.monotonic()
 
+    def note_cached(self, count: int) -> None:
+        """Of the prompt, `count` tokens were resident when the sequence first got a slot."""
+        if self.num_cached is None:
+            self.num_cached = min(count, self.num_prompt)
+
     def usage(self) -> Usage:
-        return Usage(prompt=self.num_prompt, cached=0, completion=self.num_generated)
+        return Usage(prompt=self.num_prompt, cached=self.num_cached or 0, completion=self.num_generated)
 
     def timings(self) -> Timings:
         """Seconds waiting for a slot, until the first token, and generating."""

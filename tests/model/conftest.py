@@ -37,3 +37,13 @@ def small_backend(model_path: Path, backend: llama.LlamaBackend) -> Iterator[lla
     opened = llama.LlamaBackend(load(model_path, n_ctx=256, n_seq_max=4))
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _empty_slots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Cached prefixes are the ledger's: the next test has another ledger over the same backend."""
+    yield
+    for name in {"backend", "small_backend"} & set(request.fixturenames):
+        opened: llama.LlamaBackend = request.getfixturevalue(name)
+        for slot in range(opened.num_slots):
+            opened.remove(slot, 0)

@@ -16,6 +16,7 @@ from agent.engine.batch import Batch
 from agent.engine.chat_template import ChatTemplate
 from agent.engine.llama import LlamaBackend
 from agent.engine.messages import HEADER, Events, Hello, Loaded, LoadFailed, Submit, ToDaemon, decoder, encode
+from agent.engine.prefix import common_length
 from agent.request import Failed, Finished, FinishReason, Message, Request, Sampling
 from tests.support.engine_driver import GREEDY, Answer, EngineDriver
 from tests.support.model_load import load
@@ -47,6 +48,7 @@ def answers(backend: LlamaBackend, questions: list[str], **options: Any) -> list
         driver.submit(key, prompt(backend, question), client=str(key), **options)
     driver.run()
     assert driver.engine._kv.check_integrity() == []
+    driver.engine._kv.drop_cached()
     return [driver.answers[key] for key in range(len(questions))]
 
 
@@ -83,11 +85,42 @@ def test_eight_answers_at_once_are_the_answers_alone(backend: LlamaBackend) -> N
         assert driver.answers[key].endings == []
         driver.cancel(key)
     driver.run()
+    driver.engine._kv.drop_cached()
     together = [driver.answers[key].tokens[:num_compared] for key in range(len(TOPICS))]
     assert together == [
         answer(backend, f"Write a long story about {topic}.", max_tokens=num_compared).tokens
         for topic in TOPICS
     ]
+
+
+def test_a_shared_system_prompt_is_computed_once_and_changes_no_word(backend: LlamaBackend) -> None:
+    """Six devices with one system prompt say what each says alone; five find it computed."""
+    template = ChatTemplate(backend.tokenizer)
+    system = Message("system", "You look after a greenhouse. Answer calmly, in full sentences. " * 4)
+
+    def submit(driver: EngineDriver, key: int) -> None:
+        messages = [system, Message("user", f"Write a long story about {TOPICS[key]}.")]
+        tokens = template.tokenize(messages)
+        num_public = common_length(tokens, template.public_prefix(messages))
+        assert 50 < num_public < len(tokens)
+        driver.submit(key, tokens, client=str(key), max_tokens=12, num_public=num_public)
+
+    driver = EngineDriver(backend)
+    for key in range(6):
+        submit(driver, key)
+    driver.run()
+    assert driver.engine._kv.check_integrity() == []
+    driver.engine._kv.drop_cached()
+    endings = [driver.answers[key].ending for key in range(6)]
+    cached = sorted(ending.usage.cached for ending in endings if isinstance(ending, Finished))
+    assert cached[0] == 0
+    assert min(cached[1:]) > 50
+    for key in range(6):
+        alone = EngineDriver(backend)
+        submit(alone, key)
+        alone.run()
+        alone.engine._kv.drop_cached()
+        assert alone.answers[key].tokens == driver.answers[key].tokens
 
 
 def test_a_seed_gives_the_same_answer_twice(backend: LlamaBackend) -> None:
@@ -144,6 +177,8 @@ def test_a_cancelled_answer_frees_its_cells(backend: LlamaBackend) -> None:
     driver.run()
     assert isinstance(driver.answers[1].ending, Finished)
     assert driver.engine._kv.check_integrity() == []
+    assert driver.engine._kv.num_used == 0
+    driver.engine._kv.drop_cached()
     assert not any(backend.next_position(slot) for slot in range(backend.num_slots))
 
 

@@ -79,11 +79,12 @@ class EngineDriver:
         max_tokens: int = 32,
         stop: tuple[str, ...] = (),
         resume: Resume | None = None,
+        num_public: int = 0,
     ) -> None:
         request = Request(
             client=client, id=str(key), messages=(), sampling=sampling, max_tokens=max_tokens, stop=stop
         )
-        self.put(Prompt(key, request, tokens, resume))
+        self.put(Prompt(key, request, tokens, resume, num_public))
 
     def cancel(self, key: int, reason: FinishReason = FinishReason.CANCELLED) -> None:
         self.put(Cancel(key, reason))

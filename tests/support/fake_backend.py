@@ -104,10 +104,12 @@ class FakeBackend:
         num_cells: int = 256,
         num_slots: int = 4,
         n_batch: int = 32,
+        can_share: bool = True,
         script: Script = lambda _number, _rows: DecodeStatus.OK,
         step_s: float = 0.0,
         tokenizer: FakeTokenizer | None = None,
     ) -> None:
+        self.can_share = can_share
         self.num_cells = num_cells
         self.num_slots = num_slots
         self.n_batch = n_batch
@@ -118,12 +120,14 @@ class FakeBackend:
         self.num_open_chains = 0
         self._script = script
         self._step_s = step_s
-        self._slots: list[list[int]] = [[] for _ in range(num_slots)]
+        # What a slot holds: (token, cell). A copied slot has the same cells.
+        self._slots: list[list[tuple[int, int]]] = [[] for _ in range(num_slots)]
+        self._next_cell = 0
         self._logits: dict[int, tuple[int, ...]] = {}
 
     @property
     def num_used(self) -> int:
-        return sum(map(len, self._slots))
+        return len({cell for slot in self._slots for _, cell in slot})
 
     def decode(self, batch: BatchRows) -> DecodeStatus:
         rows = list(zip(batch.tokens, batch.positions, batch.slots, batch.outputs, strict=True))
@@ -143,9 +147,10 @@ class FakeBackend:
         for row, (token, position, slot, output) in enumerate(done):
             cells = self._slots[slot]
             assert position == len(cells), f"slot {slot} holds {len(cells)} positions and is given {position}"
-            cells.append(token)
+            cells.append((token, self._next_cell))
+            self._next_cell += 1
             if output:
-                self._logits[row] = tuple(cells)
+                self._logits[row] = tuple(token for token, _ in cells)
         self.max_used = max(self.max_used, self.num_used)
         return status
 
@@ -162,6 +167,12 @@ class FakeBackend:
 
     def free_chain(self, chain: FakeChain) -> None:
         self.num_open_chains -= 1
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        assert self.can_share, "this cache cannot be shared"
+        assert not self._slots[target], f"slot {target} is not empty"
+        assert 0 < count <= len(self._slots[source]), f"slot {source} does not hold {count} positions"
+        self._slots[target] = self._slots[source][:count]
 
     def remove(self, slot: int, start: int) -> None:
         assert 0 <= slot < self.num_slots, f"no slot {slot}"

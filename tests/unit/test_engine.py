@@ -86,7 +86,10 @@ def answer(one: Asked, resume: Resume | None = None, *, num_cells: int = 1000) -
 
 
 def assert_clean(driver: EngineDriver, backend: FakeBackend) -> None:
-    """Nothing is left: no cell, no sampling chain, no disagreement with the ledger."""
+    """Nothing is left but cached prefixes: no cell in use, no chain, no quarrel with the ledger."""
+    assert driver.engine._kv.num_used == 0
+    assert backend.num_used == driver.engine._kv.num_resident
+    driver.engine._kv.drop_cached()
     assert backend.num_used == 0
     assert backend.num_open_chains == 0
     assert backend.max_used <= backend.num_cells
