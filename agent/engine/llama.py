@@ -198,7 +198,7 @@ class LlamaTokenizer:
 
 @dataclass(slots=True)
 class _Chain:
-    """A llama_sampler chain and, inside it, the sampler that draws."""
+    """A llama_sampler chain, freed by `free_chain`."""
 
     handle: Any
 

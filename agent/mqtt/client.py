@@ -74,7 +74,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """A message to send. `correlation` and `expiry_s` need MQTT 5 and are left out without it."""
+    """A message to send. `correlation` needs MQTT 5 and is left out without it."""
 
     topic: str
     payload: bytes
