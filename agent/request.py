@@ -21,6 +21,10 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 TopK = Annotated[int, Meta(ge=0, le=1000)]
 MaxTokens = Annotated[int, Meta(ge=1, le=1 << 20)]
+MinP = Annotated[float, Meta(ge=0, lt=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+RepeatPenalty = Annotated[float, Meta(gt=0, le=2)]
+Priority = Annotated[int, Meta(ge=-9, le=9)]
 StopString = Annotated[str, Meta(min_length=1, max_length=256)]
 Stop = Annotated[list[StopString], Meta(max_length=8)]
 
@@ -33,18 +37,29 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True):
-    """How the next token is drawn. `temperature` 0 is greedy; `top_k` 0 means the whole vocabulary."""
+    """How the next token is drawn.
+
+    `temperature` 0 is greedy; `top_k` 0 means the whole vocabulary; `min_p` drops what is less
+    likely than this part of the likeliest. The penalties count the answer's own tokens: presence
+    and frequency as OpenAI defines them, `repeat_penalty` divides (1 is none).
+    """
 
     seed: Seed
     temperature: Temperature = DEFAULT_TEMPERATURE
     top_p: TopP = DEFAULT_TOP_P
     top_k: TopK = DEFAULT_TOP_K
+    min_p: MinP = 0.0
+    repeat_penalty: RepeatPenalty = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
 
 
 class Request(Struct, frozen=True):
     """One accepted prompt, already within every limit.
 
-    `id` is unique for its `client`; `ttl_s` counts from acceptance.
+    `id` is unique for its `client`; `ttl_s` counts from acceptance. Higher `priority` goes first.
+    `session` names the client's conversation this is a turn of: what it leaves in the KV cache is
+    kept longer. `schema` is the JSON text of the JSON schema the answer keeps to.
     """
 
     client: str
@@ -54,6 +69,9 @@ class Request(Struct, frozen=True):
     max_tokens: MaxTokens
     stop: tuple[str, ...] = ()
     ttl_s: float | None = None
+    priority: Priority = 0
+    session: str | None = None
+    schema: str | None = None
 
 
 class FinishReason(StrEnum):
@@ -77,6 +95,13 @@ class Timings(Struct, frozen=True):
     queue_s: float
     prefill_s: float
     decode_s: float
+
+
+class Trimmed(Struct, frozen=True):
+    """What an answer went without to fit: whole oldest turns before it began, and tokens in all."""
+
+    turns: int
+    tokens: int
 
 
 class Queued(Struct, frozen=True, tag="queued"):
@@ -108,6 +133,7 @@ class Finished(Struct, frozen=True, tag="finished"):
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    trimmed: Trimmed | None = None
 
 
 class Failed(Struct, frozen=True, tag="failed"):

@@ -25,7 +25,12 @@ HEADER = struct.Struct(">I")
 
 
 class Load(Struct, frozen=True, tag="load"):
-    """Open this model. Sent once, first. Sizes are in tokens (`n_*`) as llama.cpp counts them."""
+    """Open this model. Sent once, first. Sizes are in tokens (`n_*`) as llama.cpp counts them.
+
+    `n_ctx` is the most the KV cache may grow to. `hard_bytes` bounds the engine process's anonymous
+    memory (0: no bound). `model_key` names the file's content, for what is kept beside it;
+    `profiles` are the system prompts to have ready.
+    """
 
     path: str
     n_ctx: int
@@ -34,6 +39,16 @@ class Load(Struct, frozen=True, tag="load"):
     n_threads: int
     kv_type: str
     n_gpu_layers: int
+    hard_bytes: int = 0
+    model_key: str = ""
+    profiles: tuple[str, ...] = ()
+    idle_context_s: float = 300.0
+
+
+class Pressure(Struct, frozen=True, tag="pressure"):
+    """How short the box is of memory: 0 not at all, 1 give back what is idle, 2 take nothing more."""
+
+    level: int
 
 
 class Submit(Struct, frozen=True, tag="submit"):
@@ -79,8 +94,21 @@ class Hello(Struct, frozen=True, tag="hello"):
     sandbox: str = ""
 
 
+class Forecast(Struct, frozen=True):
+    """What llama.cpp says it will allocate, in bytes: asked of it before anything is.
+
+    With the KV cache at `n` cells the anonymous memory is about
+    `fixed_bytes + compute_bytes + n * cell_bytes`; the weights are mapped from the file.
+    """
+
+    weights_bytes: int
+    compute_bytes: int
+    cell_bytes: int
+    fixed_bytes: int
+
+
 class Loaded(Struct, frozen=True, tag="loaded"):
-    """The model answers from now on."""
+    """The model answers from now on. `n_ctx` is the most the KV cache can grow to in its budget."""
 
     description: str
     n_ctx: int
@@ -88,6 +116,7 @@ class Loaded(Struct, frozen=True, tag="loaded"):
     n_seq_max: int
     model_bytes: int
     load_s: float
+    memory: Forecast | None = None
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):
@@ -117,13 +146,17 @@ class Stats(Struct, frozen=True, tag="stats"):
     cells_total: int
     num_preemptions: int
     tokens_per_s: float
+    is_asleep: bool = False
+    num_resizes: int = 0
+    # The longest single resize, in seconds: running answers wait for it.
+    longest_resize_s: float = 0.0
 
 
 # What msgspec raises for a body that is no message: text that is no UTF-8 and nesting without end
 # come as Python's own errors.
 FOREIGN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-ToEngine = Load | Submit | Cancel
+ToEngine = Load | Submit | Cancel | Pressure
 ToDaemon = Hello | Loaded | LoadFailed | Events | Stats
 
 _encoder = msgspec.msgpack.Encoder()
@@ -158,7 +191,7 @@ class Pipe:
         with self._send_lock:
             self._sock.sendall(frame)
 
-    def receive(self) -> Load | Submit | Cancel | None:
+    def receive(self) -> ToEngine | None:
         """The next message, or None when the daemon has closed its end."""
         header = self._reader.read(HEADER.size)
         if len(header) < HEADER.size:
@@ -170,7 +203,7 @@ class Pipe:
         if len(body) < size:
             return None
         try:
-            message: Load | Submit | Cancel = self._decoder.decode(body)
+            message: ToEngine = self._decoder.decode(body)
         except FOREIGN as error:
             raise EngineProtocolError(f"the daemon sent no message of this protocol: {error}") from error
         return message
