@@ -27,6 +27,7 @@ from agent.errors import ConfigError, ManifestError, ModelFileError, ModelUnavai
 from agent.hardware.cpu import usable_cores
 from agent.hardware.memory import available_bytes
 from agent.mqtt.front import MqttFront
+from agent.places import state_folder
 from agent.request import FinishReason
 from agent.status import ModelIdentity, StatusSource
 
@@ -36,12 +37,14 @@ DRAIN_S = 10.0
 LAST_FRAMES_S = 3.0
 
 
-def main(config: Config, engine_command: tuple[str, ...] = COMMAND) -> int:
+def main(config: Config, engine_command: tuple[str, ...] | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT. Raises ConfigError and other TampuErrors at start."""
     logs.set_up(config.log)
     with _only_instance(config.api.socket):
         sock = bind_socket(config.api.socket, config.api.group)
-        return asyncio.run(App(config, sock, engine_command).run())
+        # The engine may write there and nowhere else: profiles it has computed.
+        command = engine_command or (*COMMAND, str(state_folder() / "profiles"))
+        return asyncio.run(App(config, sock, command).run())
 
 
 class App:

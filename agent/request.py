@@ -104,6 +104,9 @@ class Trimmed(Struct, frozen=True):
     tokens: int
 
 
+NOTHING_TRIMMED = Trimmed(turns=0, tokens=0)
+
+
 class Queued(Struct, frozen=True, tag="queued"):
     """The prompt is tokenised and waits for a slot."""
 

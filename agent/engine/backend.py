@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
+from agent.engine.messages import Forecast
 from agent.request import Sampling
+
+Buffer = bytes | memoryview
+"""A saved state; a writable view of a mapped file where it is large."""
 
 Chain = Any
 """A sampling chain; only the backend that made it looks inside."""
@@ -75,7 +79,11 @@ class BatchRows(Protocol):
 
 
 class Backend(Protocol):
-    """A loaded model with one context of `num_cells` KV cells and `num_slots` sequence ids."""
+    """A loaded model with a context of `num_cells` KV cells and `num_slots` sequence ids.
+
+    The context comes and goes by `resize`; without one (0 cells) nothing may be decoded, and the
+    slots are empty.
+    """
 
     @property
     def description(self) -> str:
@@ -92,6 +100,10 @@ class Backend(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
     @property
+    def forecast(self) -> Forecast:
+        """What memory the model and its context take."""
+
+    @property
     def num_cells(self) -> int: ...
 
     @property
@@ -102,8 +114,19 @@ class Backend(Protocol):
         """True when slots may share cells and drop a tail: a plain attention cache over all positions."""
 
     @property
+    def can_shift(self) -> bool:
+        """True when positions can be renumbered, so that a slot can lose a part in its middle."""
+
+    @property
     def n_batch(self) -> int:
         """The most rows one decode may have."""
+
+    def resize(self, num_cells: int) -> bool:
+        """Give the context another number of cells around what the slots hold; 0 frees it.
+
+        True when the slots hold what they held, their cells still shared; False when they are empty
+        now. Raises InsufficientMemory with the old size, and its content, kept.
+        """
 
     def decode(self, batch: BatchRows) -> DecodeStatus:
         """Compute the rows; on OK the output rows have logits, on NO_CELLS nothing changed."""
@@ -118,8 +141,20 @@ class Backend(Protocol):
     def copy(self, source: int, target: int, count: int) -> None:
         """Let an empty slot hold the first `count` positions of another, in the same cells."""
 
-    def remove(self, slot: int, start: int) -> None:
-        """Free the cells of a slot from position `start` on."""
+    def remove(self, slot: int, start: int, end: int = -1) -> bool:
+        """Free the cells of a slot in positions `start` to `end` (-1: to the last).
+
+        False when this kind of cache cannot drop a part: nothing was freed then. From 0 on always works.
+        """
+
+    def shift(self, slot: int, start: int, delta: int) -> None:
+        """Renumber the positions of a slot from `start` on. Only cells no other slot shares."""
+
+    def save(self, slot: int) -> bytes:
+        """What a slot holds, for `restore` in a context of the same model, KV type and build."""
+
+    def restore(self, slot: int, state: Buffer) -> bool:
+        """Fill an empty slot with what `save` gave; False, and still empty, when it does not fit."""
 
     def next_position(self, slot: int) -> int:
         """One past the last position the slot holds: what the ledger is checked against."""

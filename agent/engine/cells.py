@@ -28,12 +28,15 @@ class Cells:
         """How many of these are pinned."""
         return sum(cell in self._pins for cell in cells)
 
+    def are_shared(self, cells: Iterable[int]) -> bool:
+        """True when another slot has one of these, which one slot has."""
+        return any(self._holds[cell] > 1 for cell in cells)
+
     def make(self, count: int) -> list[int]:
-        """New cells, held once and pinned once."""
+        """New cells, held once."""
         cells = list(range(self._next, self._next + count))
         self._next += count
         self.hold(cells)
-        self.pin(cells)
         return cells
 
     def hold(self, cells: Iterable[int]) -> None:

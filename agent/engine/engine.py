@@ -14,13 +14,20 @@ from dataclasses import dataclass
 from agent.engine.backend import Backend, DecodeStatus
 from agent.engine.batch import Batch
 from agent.engine.kv_cache import KVCache
-from agent.engine.messages import Cancel, Events, Stats
+from agent.engine.messages import Cancel, Events, Pressure, Stats
 from agent.engine.outbox import EVERY_S, Outbox
 from agent.engine.pace import PrefillPace
+from agent.engine.pool import Pool
+from agent.engine.prefix_store import PrefixStore
+from agent.engine.profiles import Profiles
 from agent.engine.prompt import Prompt
+from agent.engine.rest import NEVER, Rest
 from agent.engine.scheduler import Scheduler
 from agent.engine.sequence import Sequence
+from agent.engine.slot import Rank
 from agent.engine.threads import ThreadGovernor
+from agent.engine.window import next_cut
+from agent.errors import InsufficientMemory
 from agent.request import Failed, Finished, FinishReason, Queued, Started
 
 log = logging.getLogger(__name__)
@@ -41,7 +48,19 @@ class Stop:
     """End the thread; sent when the daemon is gone."""
 
 
-Work = Prompt | Cancel | Rejected | Stop
+Work = Prompt | Cancel | Rejected | Pressure | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the engine is set to besides its model. Times in seconds."""
+
+    governor: ThreadGovernor | None = None
+    # The tokens every prompt with a declared profile begins with, and where they are kept.
+    profiles: tuple[list[int], ...] = ()
+    store: PrefixStore | None = None
+    sleep_after_s: float = NEVER
+    emit_every_s: float = EVERY_S
 
 
 class Engine:
@@ -50,19 +69,21 @@ class Engine:
     def __init__(
         self,
         backend: Backend,
+        pool: Pool,
         emit: Callable[[Events | Stats], None],
-        governor: ThreadGovernor | None = None,
-        *,
-        emit_every_s: float = EVERY_S,
+        options: Options = Options(),
     ) -> None:
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._backend = backend
+        self._pool = pool
         self._emit = emit
-        self._outbox = Outbox(emit, emit_every_s)
-        self._kv = KVCache(backend)
+        self._outbox = Outbox(emit, options.emit_every_s)
+        self._kv = KVCache(backend, pool)
         self._scheduler = Scheduler(self._kv, backend.n_batch)
         self._pace = PrefillPace()
-        self._governor = governor
+        self._governor = options.governor
+        self._profiles = Profiles(options.profiles, backend, self._kv, options.store)
+        self._rest = Rest(self._kv, options.sleep_after_s)
         self._sequences: dict[int, Sequence] = {}
         self._stats_due = 0.0
         self._tokens_since_stats = 0
@@ -71,6 +92,7 @@ class Engine:
 
     def run(self) -> None:
         """Turn until told to stop."""
+        self._profiles.restore()
         self._report_stats()
         while self.turn():
             pass
@@ -80,7 +102,7 @@ class Engine:
         self._take_work()
         if self._is_stopped:
             return False
-        if not self._scheduler.is_idle:
+        if not self._scheduler.is_idle and self._is_awake():
             self._follow_load()
             self.step()
         self._outbox.flush()
@@ -91,11 +113,15 @@ class Engine:
         """Compute one batch and let every sequence in it take its next token."""
         streams_wait = any(sequence.is_decoding for sequence in self._scheduler.running)
         for sequence in self._scheduler.admit():
-            self._outbox.put(sequence.key, Started())
+            if not sequence.is_warmup:
+                self._outbox.put(sequence.key, Started())
         # The daemon must know who was being computed if this step is the last one.
         self._outbox.flush()
         prefill_rows = self._pace.rows(streams_wait=streams_wait, n_batch=self._backend.n_batch)
         batch = self._scheduler.schedule(prefill_rows)
+        if not len(batch):
+            self._end_stuck()
+            return
         started = time.monotonic()
         status = self._backend.decode(batch)
         if status is DecodeStatus.OK:
@@ -109,18 +135,49 @@ class Engine:
 
     def _take_work(self) -> None:
         """All waiting work; the first piece is waited for when the engine is idle."""
-        block = self._scheduler.is_idle
-        if block:
+        is_idle = self._scheduler.is_idle and not self._start_warmup()
+        if is_idle:
             self._check_integrity()
+        wait_s = self._rest.wait_s() if is_idle else 0.0
         while True:
             try:
-                work = self.inbox.get(block=block)
+                work = self.inbox.get(block=wait_s != 0, timeout=wait_s)
             except queue.Empty:
+                if is_idle:
+                    self._rest.settle()
                 return
-            if block and self._governor is not None:
-                self._governor.wake()
-            block = False
+            if is_idle:
+                is_idle, wait_s = False, 0.0
+                self._wake_up()
             self._take(work)
+
+    def _start_warmup(self) -> bool:
+        """Nobody asks anything: compute a profile, if one is missing."""
+        if self._pool.is_asleep or self._pool.pressure:
+            return False
+        warmup = self._profiles.next_warmup()
+        if warmup is not None:
+            self._sequences[warmup.key] = warmup
+            self._scheduler.add(warmup)
+        return warmup is not None
+
+    def _wake_up(self) -> None:
+        self._rest.end()
+        if self._governor is not None:
+            self._governor.wake()
+
+    def _is_awake(self) -> bool:
+        """See to it that there is a context; those that wait fail when there is no memory for one."""
+        if not self._pool.is_asleep:
+            return True
+        try:
+            self._pool.wake()
+        except InsufficientMemory as error:
+            for sequence in list(self._sequences.values()):
+                self._fail(sequence, error.code, error.message)
+            return False
+        self._profiles.restore()
+        return True
 
     def _take(self, work: Work) -> None:
         match work:
@@ -130,6 +187,8 @@ class Engine:
                 self._cancel(work)
             case Rejected():
                 self._outbox.put(work.key, work.failed)
+            case Pressure():
+                self._relieve(work.level)
             case Stop():
                 self._is_stopped = True
 
@@ -138,10 +197,19 @@ class Engine:
         self._sequences[sequence.key] = sequence
         self._scheduler.add(sequence)
         self._outbox.put(sequence.key, Queued(num_prompt=sequence.num_prompt))
+        if not self._pool.is_asleep:
+            self._profiles.restore_for(sequence)
         if sequence.num_generated and (reason := self._end_of(sequence, sequence.tokens[-1])):
             # This context is smaller than the one the answer began in. No other end is met here: a
             # last delta and its Finished travel in one message.
             self._finish(sequence, reason)
+
+    def _relieve(self, level: int) -> None:
+        """The box is short of memory, or is no longer: idle prefixes go first, at level 2 profiles too."""
+        self._pool.pressure = level
+        if level:
+            self._kv.drop_cached(below=Rank.PROFILE if level == 1 else None)
+            self._kv.shrink()
 
     def _cancel(self, cancel: Cancel) -> None:
         sequence = self._sequences.get(cancel.key)
@@ -159,7 +227,11 @@ class Engine:
     def _advance(self, batch: Batch) -> None:
         for chunk in batch.chunks:
             self._kv.note_computed(chunk.sequence, chunk.count)
-            if chunk.output_row is not None:
+            if chunk.output_row is None:
+                continue
+            if chunk.sequence.is_warmup:
+                self._end_warmup(chunk.sequence)
+            else:
                 self._append(chunk.sequence, chunk.sequence.sampler.sample(chunk.output_row))
 
     def _append(self, sequence: Sequence, token: int) -> None:
@@ -180,20 +252,46 @@ class Engine:
         """Why the answer ends with this token, or None when it goes on."""
         if self._backend.tokenizer.is_end(token) or sequence.detokenizer.stopped:
             return FinishReason.STOP
-        if sequence.num_generated >= sequence.max_tokens or len(sequence.tokens) > self._kv.num_cells:
+        if sequence.num_generated >= sequence.max_tokens or not self._fits(sequence):
             return FinishReason.LENGTH
         return None
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """True when it can go on in the context, if need be without a part of what was said before."""
+        while len(sequence.tokens) > self._kv.longest:
+            cut = next_cut(sequence)
+            if cut is None:
+                return False
+            self._kv.cut(sequence, *cut)
+        return True
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.new_text += sequence.detokenizer.finish()
         usage, timings = sequence.usage(), sequence.timings()
-        self._end(sequence, Finished(finish_reason=reason, usage=usage, timings=timings))
+        self._end(sequence, Finished(reason, usage, timings, sequence.trimming()))
 
     def _fail(self, sequence: Sequence, code: str, message: str) -> None:
         self._end(sequence, Failed(code=code, message=message))
 
     def _end(self, sequence: Sequence, event: Finished | Failed) -> None:
-        self._outbox.end(sequence, event)
+        if not sequence.is_warmup:
+            self._outbox.end(sequence, event)
+        self._remove(sequence)
+
+    def _end_warmup(self, sequence: Sequence) -> None:
+        self._profiles.finish(sequence)
+        self._remove(sequence)
+
+    def _end_stuck(self) -> None:
+        """One sequence runs alone and has no cells: the pool was taken from under it."""
+        for sequence in self._scheduler.running[:1]:
+            if sequence.num_generated:
+                self._finish(sequence, FinishReason.LENGTH)
+            else:
+                message = f"{len(sequence.tokens)} tokens do not fit into the memory there is now; try later"
+                self._fail(sequence, "insufficient_memory", message)
+
+    def _remove(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         sequence.sampler.close()
         del self._sequences[sequence.key]
@@ -247,6 +345,9 @@ class Engine:
                 cells_total=self._kv.num_cells,
                 num_preemptions=self._scheduler.num_preemptions,
                 tokens_per_s=self._tokens_since_stats / elapsed,
+                is_asleep=self._pool.is_asleep,
+                num_resizes=self._pool.num_resizes,
+                longest_resize_s=round(self._pool.longest_resize_s, 3),
             )
         )
         self._stats_since, self._tokens_since_stats = now, 0

@@ -6,13 +6,13 @@ steps and before the door: what fails here costs nobody a step.
 
 import logging
 
-from agent.engine.backend import Backend
 from agent.engine.chat_template import ChatTemplate
+from agent.engine.conversation import fit
 from agent.engine.engine import Engine, Rejected, Stop
-from agent.engine.messages import Cancel, Pipe, Submit
+from agent.engine.messages import Cancel, Pipe, Pressure, Submit
 from agent.engine.prefix import common_length
 from agent.engine.prompt import Prompt
-from agent.errors import BadRequest, ContextOverflow, EngineProtocolError, RequestError
+from agent.errors import BadRequest, EngineProtocolError, RequestError
 from agent.request import Failed
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 class Intake:
     """Feeds one engine from one pipe until the daemon closes it."""
 
-    def __init__(self, pipe: Pipe, engine: Engine, backend: Backend) -> None:
-        """Raises ModelUnavailable when the model's chat template is unusable."""
+    def __init__(self, pipe: Pipe, engine: Engine, template: ChatTemplate, n_ctx: int) -> None:
+        """`n_ctx` is the most tokens one conversation can have, its answer included."""
         self._pipe = pipe
         self._engine = engine
-        self._num_cells = backend.num_cells
-        self._template = ChatTemplate(backend.tokenizer)
+        self._n_ctx = n_ctx
+        self._template = template
 
     def run(self) -> None:
         """Read until the end of the pipe, then stop the engine."""
@@ -42,30 +42,31 @@ class Intake:
         match message:
             case Submit():
                 self._engine.inbox.put(self._prepare(message))
-            case Cancel():
+            case Cancel() | Pressure():
                 self._engine.inbox.put(message)
             case _:
                 raise EngineProtocolError(f"unexpected {type(message).__name__} after the model was loaded")
 
     def _prepare(self, submit: Submit) -> Prompt | Rejected:
+        request = submit.request
         try:
-            tokens = self._template.tokenize(submit.request.messages)
-            self._check_fit(len(tokens))
-            num_public = common_length(tokens, self._template.public_prefix(submit.request.messages))
+            fitted = fit(request.messages, self._template.tokenize, self._n_ctx, request.max_tokens)
+            if not fitted.tokens:
+                raise BadRequest("the prompt is empty: there is nothing to continue")
+            public = self._template.public_prefix(fitted.messages)
         except RequestError as error:
             return Rejected(submit.key, Failed(code=error.code, message=error.message, detail=error.detail))
         except Exception as error:
             log.exception("request %d could not be tokenised", submit.key)
             message = f"the prompt could not be tokenised ({type(error).__name__})"
             return Rejected(submit.key, Failed(code="internal", message=message))
-        return Prompt(submit.key, submit.request, tokens, submit.resume, num_public)
-
-    def _check_fit(self, num_prompt: int) -> None:
-        if num_prompt == 0:
-            raise BadRequest("the prompt is empty: there is nothing to continue")
-        if num_prompt >= self._num_cells:
-            raise ContextOverflow(
-                f"the prompt has {num_prompt} tokens and the context {self._num_cells}; shorten the prompt",
-                n_prompt=num_prompt,
-                n_ctx=self._num_cells,
-            )
+        return Prompt(
+            key=submit.key,
+            request=request,
+            tokens=fitted.tokens,
+            resume=submit.resume,
+            num_public=common_length(fitted.tokens, public),
+            history=fitted.history,
+            num_history_turns=fitted.num_turns,
+            trimmed=fitted.trimmed,
+        )

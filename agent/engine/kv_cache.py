@@ -3,38 +3,53 @@
 llama.cpp's unified cache lets a second sequence id point at cells another one has computed
 (`seq_cp` is metadata only). The ledger mirrors that: every computed token of a slot has a cell, and
 a cell may be held by several slots. A slot is *running* (a sequence owns it), *cached* (its
-sequence has ended; kept for whoever begins alike, least recently used goes first) or free.
+sequence has ended; kept for whoever begins alike) or free.
+
+When cells run short: what nobody has used for a while goes, then the pool grows, then cached
+prefixes go by rank and age. What is running is the scheduler's to decide about.
 
 What one client wrote is never shared with another: across clients only the public prefix counts,
 which ends with the system prompt.
 """
 
-from agent.engine.backend import Backend
+import time
+from collections.abc import Callable, Collection
+
+from agent.engine.backend import Backend, Buffer
 from agent.engine.cells import Cells
+from agent.engine.pool import Pool
 from agent.engine.sequence import NO_SLOT, Sequence
-from agent.engine.slot import Slot
+from agent.engine.slot import Rank, Slot
 
 # Cells promised to a new answer beyond its prompt. Longer answers take more as they grow and are
 # preempted when there are none; reserving max_tokens would leave most of the pool empty.
 RESERVE = 128
 # A shared prefix shorter than this is not waited for: computing it twice costs less than a step.
 MIN_AWAITED = 32
+# A finished answer that nobody has gone on from for so long is not worth more memory.
+STALE_S = 60.0
+# The client of what is everybody's.
+PUBLIC = ""
 
 
 class KVCache:
     """Hands out slots and cells; knows for every token of every slot which cell holds it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
         self._backend = backend
-        self.num_cells = backend.num_cells
+        self.pool = pool
+        self._clock = clock
         self._cells = Cells()
         self._slots = [Slot(index) for index in range(backend.num_slots)]
-        self._clock = 0
 
     @property
     def holders(self) -> list[Sequence]:
         """The sequences that own a slot."""
         return [slot.sequence for slot in self._slots if slot.sequence is not None]
+
+    @property
+    def num_cells(self) -> int:
+        return self.pool.num_cells
 
     @property
     def num_used(self) -> int:
@@ -47,30 +62,34 @@ class KVCache:
         return self._cells.num_held
 
     @property
-    def is_overdrawn(self) -> bool:
-        """True when the running sequences alone need more cells than there are."""
-        return self.num_used > self.num_cells
+    def longest(self) -> int:
+        """The most tokens one sequence can have now."""
+        return min(self.pool.reachable, self._backend.n_ctx_train)
 
     # ---- admission ---------------------------------------------------------------------------
 
-    def has_room(self, sequence: Sequence) -> bool:
+    def has_room(self, sequence: Sequence, without: Collection[Sequence] = ()) -> bool:
         """True when the sequence can start now: a slot, cells for its tokens, a reserve for its answer.
 
-        False also while another sequence is computing a prefix that this one could use.
+        `without` names running sequences that would make way for it. False also while another
+        sequence is computing a prefix that this one could use.
         """
+        others = [holder for holder in self.holders if holder not in without]
         # The cheap question first: a full house is asked at every step.
-        if all(slot.sequence is not None for slot in self._slots):
+        if len(others) == len(self._slots):
             return False
         source, count = self._longest_match(sequence)
-        if self._is_worth_waiting(sequence, count):
+        if self._is_worth_waiting(sequence, count, others):
             return False
-        if not self.holders:
+        if not others:
             # An answer that could never have its reserve may still have the whole pool for itself.
             return True
-        to_come = max(0, sequence.max_tokens - sequence.num_generated)
+        if source is not None and source.sequence in without:
+            source = None
         shared = self._cells.count_pinned(source.cells[:count]) if source else 0
-        wanted = len(sequence.tokens) - shared + min(to_come, RESERVE)
-        return self.num_used + wanted <= self.num_cells
+        wanted = len(sequence.tokens) - shared + min(sequence.num_to_come, RESERVE)
+        used = self._used_by(others) if without else self.num_used
+        return used + wanted <= self.pool.reachable
 
     def take(self, sequence: Sequence) -> None:
         """Give the sequence a slot, and in it the longest resident prefix. Only after `has_room`."""
@@ -80,12 +99,13 @@ class KVCache:
             self._cut(slot, count)
         elif source is not None:
             self._backend.copy(source.index, slot.index, count)
+            source.used_at = self._clock()
             slot.tokens, slot.cells = source.tokens[:count], source.cells[:count]
             self._cells.hold(slot.cells)
         slot.begin(sequence)
         self._cells.pin(slot.cells)
-        sequence.slot, sequence.num_computed = slot.index, count
-        sequence.note_cached(count)
+        sequence.slot, sequence.num_computed = slot.index, len(slot.cells)
+        sequence.note_cached(len(slot.cells))
 
     # ---- while it runs -----------------------------------------------------------------------
 
@@ -95,38 +115,99 @@ class KVCache:
         end = sequence.num_computed + count
         slot.tokens += sequence.tokens[sequence.num_computed : end]
         cells = self._cells.make(count)
+        self._cells.pin(cells)
         slot.cells += cells
         sequence.num_computed = end
 
     def forget_uncomputed(self, sequence: Sequence) -> None:
         """Drop cells a failed decode may have left behind the last computed token."""
-        self._backend.remove(sequence.slot, sequence.num_computed)
+        if not self._backend.remove(sequence.slot, sequence.num_computed):
+            self._rewind(sequence, 0)
 
-    def make_room(self) -> None:
-        """Let go of cached prefixes, oldest first, until the running sequences have their cells."""
+    def cut(self, sequence: Sequence, start: int, end: int) -> None:
+        """Take tokens out of the middle of a sequence, so that it can go on in fewer cells.
+
+        What lies behind is moved up, where that is possible and the cells are nobody else's;
+        otherwise it is computed again.
+        """
+        if sequence.slot != NO_SLOT and start < sequence.num_computed:
+            slot = self._slots[sequence.slot]
+            if self._backend.can_shift and not self._cells.are_shared(slot.cells[end:]):
+                self._close_gap(slot, start, min(end, sequence.num_computed))
+                sequence.num_computed = len(slot.cells)
+            else:
+                self._rewind(sequence, start)
+        sequence.cut(start, end)
+
+    def make_room(self) -> bool:
+        """Find cells for what the running sequences know; False when there are none to be had."""
         while self.num_resident + self._num_to_come > self.num_cells:
-            victim = self._oldest_cached()
+            victim = self._oldest_cached(not_used_since=self._clock() - STALE_S)
             if victim is None:
-                return
+                if self._grow():
+                    continue
+                victim = self._oldest_cached()
+            if victim is None:
+                return False
             self._cut(victim, 0)
+        return True
 
     def release(self, sequence: Sequence, *, keep: bool = False) -> None:
         """Take the slot back; with `keep` its prefix stays until the cells are needed."""
         if sequence.slot == NO_SLOT:
             return
         slot = self._slots[sequence.slot]
-        self._clock += 1
-        slot.end(self._clock)
+        slot.end(self._clock())
         self._cells.unpin(slot.cells)
         if not (keep and self._backend.can_share):
             self._cut(slot, 0)
         sequence.slot = NO_SLOT
         sequence.num_computed = 0
 
-    def drop_cached(self) -> None:
-        """Forget every prefix nobody is using."""
-        while (victim := self._oldest_cached()) is not None:
-            self._cut(victim, 0)
+    # ---- while nothing runs ------------------------------------------------------------------
+
+    def drop_cached(self, below: Rank | None = None) -> None:
+        """Forget every prefix nobody is using, or those of a rank below this."""
+        for slot in self._slots:
+            if slot.is_cached and (below is None or slot.rank < below):
+                self._cut(slot, 0)
+
+    def shrink(self) -> None:
+        """Give cells that hold nothing back to the system."""
+        if self.pool.shrink(self.num_resident + self._num_to_come) is False:
+            self._forget_all()
+
+    def sleep(self) -> None:
+        """Give all cells back. Only while nothing runs."""
+        self.pool.sleep()
+        self._forget_all()
+
+    def holds(self, tokens: list[int]) -> bool:
+        """True when a slot holds these, for everybody."""
+        return any(
+            slot.num_public >= len(tokens) and slot.tokens[: len(tokens)] == tokens for slot in self._slots
+        )
+
+    def adopt(self, tokens: list[int], state: Buffer) -> bool:
+        """Take a public prefix in that another context computed (Backend.save); False if it does not fit."""
+        slot = next((slot for slot in self._slots if slot.sequence is None and not slot.cells), None)
+        if slot is None:
+            return False
+        while self.num_resident + self._num_to_come + len(tokens) > self.num_cells:
+            if not self._grow(len(tokens)):
+                return False
+        if not self._backend.restore(slot.index, state):
+            return False
+        slot.tokens, slot.cells = list(tokens), self._cells.make(len(tokens))
+        self._make_public(slot)
+        return True
+
+    def keep_public(self, sequence: Sequence) -> Slot:
+        """End a warm-up: what it computed is there for everybody."""
+        slot = self._slots[sequence.slot]
+        self.release(sequence, keep=True)
+        self._make_public(slot)
+        return slot
 
     def check_integrity(self) -> list[str]:
         """One sentence for each slot where the ledger and llama.cpp disagree."""
@@ -142,6 +223,10 @@ class KVCache:
     def _num_to_come(self) -> int:
         return sum(sequence.num_remaining for sequence in self.holders)
 
+    def _used_by(self, sequences: Collection[Sequence]) -> int:
+        cells = {cell for sequence in sequences for cell in self._slots[sequence.slot].cells}
+        return len(cells) + sum(sequence.num_remaining for sequence in sequences)
+
     def _longest_match(self, sequence: Sequence) -> tuple[Slot | None, int]:
         """The slot that holds most of the sequence's beginning, and how many tokens of it.
 
@@ -155,36 +240,83 @@ class KVCache:
                 best, most = slot, count
         return best, most
 
-    def _is_worth_waiting(self, sequence: Sequence, resident: int) -> bool:
+    def _is_worth_waiting(self, sequence: Sequence, resident: int, others: Collection[Sequence]) -> bool:
         """True while a running sequence is still computing more of this one's prefix than is resident."""
-        for running in self._slots:
-            if running.sequence is None or not self._backend.can_share:
-                continue
-            shared = min(running.usable_by(sequence, running.sequence.tokens), len(sequence.tokens) - 1)
+        if not self._backend.can_share:
+            return False
+        for running in others:
+            slot = self._slots[running.slot]
+            shared = min(slot.usable_by(sequence, running.tokens), len(sequence.tokens) - 1)
             if shared >= MIN_AWAITED and shared > resident:
                 return True
         return False
 
     def _place_for(self, sequence: Sequence, source: Slot | None, count: int) -> Slot:
         """The slot to run in, empty, or the source itself where going on in it loses nothing of value."""
-        if source is not None and source.sequence is None:
+        if source is not None and source.sequence is None and source.rank is not Rank.PROFILE:
             is_own = source.client == sequence.client or count == len(source.tokens)
             if is_own or all(slot is source or slot.sequence is not None for slot in self._slots):
                 return source
         for slot in self._slots:
             if slot.sequence is None and not slot.cells:
                 return slot
-        victim = self._oldest_cached(keep=source)
+        victim = self._oldest_cached(keep=source) or source
         assert victim is not None, "take() without has_room()"
-        self._cut(victim, 0)
+        if victim is not source:
+            self._cut(victim, 0)
         return victim
 
-    def _oldest_cached(self, keep: Slot | None = None) -> Slot | None:
-        cached = [slot for slot in self._slots if slot.sequence is None and slot.cells and slot is not keep]
-        return min(cached, key=lambda slot: slot.used_at, default=None)
+    # ---- letting go --------------------------------------------------------------------------
+
+    def _oldest_cached(self, keep: Slot | None = None, not_used_since: float | None = None) -> Slot | None:
+        cached = [slot for slot in self._slots if slot.is_cached and slot is not keep]
+        if not_used_since is not None:
+            cached = [slot for slot in cached if slot.rank is Rank.ANSWER and slot.used_at < not_used_since]
+        return min(cached, key=lambda slot: (slot.rank, slot.used_at), default=None)
+
+    def _grow(self, extra: int = 0) -> bool:
+        """Make the pool larger; False when it cannot be, or cannot with what is resident."""
+        reserve = sum(min(sequence.num_to_come, RESERVE) for sequence in self.holders)
+        needed = self.num_resident + self._num_to_come + reserve + extra
+        is_kept = self.pool.grow(needed, self.num_resident)
+        if is_kept is False:
+            self._forget_all()
+        return is_kept is not None
 
     def _cut(self, slot: Slot, count: int) -> None:
-        """Keep the first `count` tokens of a slot nobody runs in."""
-        self._backend.remove(slot.index, count)
+        """Keep the first `count` tokens of a slot nobody runs in, or none if it cannot lose its end."""
+        if not self._backend.remove(slot.index, count):
+            self._backend.remove(slot.index, 0)
+            count = 0
         self._cells.drop(slot.cells[count:])
         del slot.tokens[count:], slot.cells[count:]
+
+    def _rewind(self, sequence: Sequence, count: int) -> None:
+        """Have a running sequence compute all but its first `count` tokens again."""
+        slot = self._slots[sequence.slot]
+        self._cells.unpin(slot.cells)
+        self._cut(slot, count)
+        self._cells.pin(slot.cells)
+        sequence.num_computed = len(slot.cells)
+
+    def _close_gap(self, slot: Slot, start: int, end: int) -> None:
+        """Drop positions `start` to `end` of a running slot and move up what is behind them."""
+        self._backend.remove(slot.index, start, end)
+        if end < len(slot.cells):
+            self._backend.shift(slot.index, end, start - end)
+        self._cells.unpin(slot.cells[start:end])
+        self._cells.drop(slot.cells[start:end])
+        del slot.tokens[start:end], slot.cells[start:end]
+
+    def _make_public(self, slot: Slot) -> None:
+        slot.client, slot.num_public = PUBLIC, len(slot.tokens)
+        slot.rank, slot.used_at = Rank.PROFILE, self._clock()
+
+    def _forget_all(self) -> None:
+        """The context is empty: what runs is computed again from its tokens."""
+        for slot in self._slots:
+            if slot.sequence is not None:
+                self._cells.unpin(slot.cells)
+                slot.sequence.num_computed = 0
+            self._cells.drop(slot.cells)
+            slot.tokens, slot.cells = [], []

@@ -106,6 +106,10 @@ class Forecast(Struct, frozen=True):
     cell_bytes: int
     fixed_bytes: int
 
+    def needed_bytes(self, num_cells: int) -> int:
+        """The anonymous memory with so many cells."""
+        return self.fixed_bytes + self.compute_bytes + num_cells * self.cell_bytes
+
 
 class Loaded(Struct, frozen=True, tag="loaded"):
     """The model answers from now on. `n_ctx` is the most the KV cache can grow to in its budget."""

@@ -7,7 +7,7 @@ from agent.engine.backend import Backend
 from agent.engine.detokenizer import Detokenizer
 from agent.engine.sampler import Sampler
 from agent.engine.sequence import Sequence
-from agent.request import Request, Resume
+from agent.request import NOTHING_TRIMMED, Request, Resume, Trimmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,10 @@ class Prompt:
     tokens: list[int]
     resume: Resume | None = None
     num_public: int = 0
+    # The tokens (start, end) of earlier turns, how many there are, and what was left out of them.
+    history: tuple[int, int] = (0, 0)
+    num_history_turns: int = 0
+    trimmed: Trimmed = NOTHING_TRIMMED
     arrived_at: float = field(default_factory=time.monotonic)
 
     def to_sequence(self, backend: Backend) -> Sequence:
@@ -32,6 +36,11 @@ class Prompt:
             num_prompt=len(self.tokens),
             max_tokens=self.request.max_tokens,
             num_public=self.num_public,
+            history=self.history,
+            num_history_turns=self.num_history_turns,
+            trimmed=self.trimmed,
+            priority=self.request.priority,
+            is_session=self.request.session is not None,
             sampler=Sampler(backend, self.request.sampling, resumed.draws),
             detokenizer=detokenizer,
             arrived_at=self.arrived_at,

@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 _CREATE_RULESET_VERSION = 1
@@ -19,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _EXECUTE = 1 << 0
 _WRITE_FILE = 1 << 1
 _REMOVE_AND_MAKE = sum(1 << bit for bit in range(4, 13))  # directories, files, devices, sockets, links
+_REMOVE_FILE, _MAKE_FILE = 1 << 5, 1 << 8
 _REFER = 1 << 13  # since version 2
 _TRUNCATE = 1 << 14  # since version 3
 _TCP_BIND_AND_CONNECT = 0b11  # since version 4
@@ -46,8 +48,10 @@ def end_with_parent() -> None:
             os._exit(1)
 
 
-def restrict() -> str:
+def restrict(writable: Path | None = None) -> str:
     """Restrict this process, for good; what was given up, in words for the log and the doctor.
+
+    Files may still be made in the folder `writable`, if it is there or can be made.
 
     To be called before the first thread starts: only later threads inherit it.
     """
@@ -58,14 +62,25 @@ def restrict() -> str:
     if version < 1:
         return "none: this kernel has no Landlock"
     try:
-        _apply(libc, version)
+        _apply(libc, version, _made(writable))
     except OSError as error:
         return f"none: Landlock refused ({error.strerror})"
     tcp = ", no TCP" if version >= _NET_VERSION else ""
-    return f"Landlock {version}: no writing, no running of programs{tcp}"
+    writing = f"no writing but in {writable}" if writable else "no writing"
+    return f"Landlock {version}: {writing}, no running of programs{tcp}"
 
 
-def _apply(libc: ctypes.CDLL, version: int) -> None:
+def _made(folder: Path | None) -> Path | None:
+    """The folder, now there; None when it cannot be."""
+    try:
+        if folder is not None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
+
+
+def _apply(libc: ctypes.CDLL, version: int, writable: Path | None) -> None:
     handled = sum(rights for since, rights in _FS_SINCE.items() if version >= since)
     attr = _RulesetAttr(handled, _TCP_BIND_AND_CONNECT if version >= _NET_VERSION else 0)
     # Older kernels know the first field only and check the size.
@@ -74,6 +89,9 @@ def _apply(libc: ctypes.CDLL, version: int) -> None:
     try:
         # GPUs are driven by writing to their device files.
         _allow(libc, ruleset, "/dev", _WRITE_FILE)
+        if writable is not None:
+            files = _WRITE_FILE | _REMOVE_FILE | _MAKE_FILE | (_TRUNCATE if version >= 3 else 0)
+            _allow(libc, ruleset, str(writable), files)
         _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _check(libc.syscall(_RESTRICT_SELF, ruleset, 0))
     finally:

@@ -1,17 +1,20 @@
 """Decides what the next step computes: admit, make room, decode rows first, then prefill.
 
-Waiting sequences queue per client and are admitted in turn over clients, so that one client's
-burst cannot hold the others back. Running sequences are kept in order of admission.
+Waiting sequences are admitted in turn over clients, so that one client's burst cannot hold the
+others back (waiting.py). Running sequences are kept in order of admission. Of the prompts, the one
+with least to compute comes first, and the one admitted first always gets a part: a short question
+does not wait for a long one, and a long one does not wait for ever.
 """
-
-from collections import OrderedDict, deque
 
 from agent.engine.batch import Batch
 from agent.engine.kv_cache import KVCache
 from agent.engine.sequence import Sequence
+from agent.engine.waiting import Waiting
 
 # A prompt too large for the free cells lets this many later ones pass, then holds the door.
 MAX_SKIPS = 16
+# Of a step's prompt rows, one in so many is for the prompt admitted first.
+OLDEST_SHARE = 4
 
 
 class Scheduler:
@@ -20,14 +23,14 @@ class Scheduler:
     def __init__(self, kv_cache: KVCache, n_batch: int) -> None:
         self._kv = kv_cache
         self._n_batch = n_batch
-        self._waiting: OrderedDict[str, deque[Sequence]] = OrderedDict()
+        self._waiting = Waiting()
         self._is_full = False
         self.running: list[Sequence] = []
         self.num_preemptions = 0
 
     @property
     def num_waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return len(self._waiting)
 
     @property
     def is_idle(self) -> bool:
@@ -35,33 +38,27 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind its client's others."""
-        self._waiting.setdefault(sequence.client, deque()).append(sequence)
+        self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it stands, and free its cells."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-            self._kv.release(sequence, keep=True)
-            self._is_full = False
+        if sequence not in self.running:
+            self._waiting.remove(sequence)
             return
-        queue = self._waiting.get(sequence.client)
-        if queue and sequence in queue:
-            queue.remove(sequence)
-            self._forget_if_empty(sequence.client)
+        self.running.remove(sequence)
+        self._kv.release(sequence, keep=True)
+        self._waiting.refund(sequence)
+        self._is_full = False
 
     def admit(self) -> list[Sequence]:
         """Start every waiting sequence that has room; returns those.
 
-        After a preemption nobody is admitted until somebody leaves: the ledger may see room where
-        llama.cpp has none, and the same sequence would come and go for ever.
+        After a preemption for want of cells nobody is admitted until somebody leaves: the ledger may
+        see room where llama.cpp has none, and the same sequence would come and go for ever.
         """
         admitted: list[Sequence] = []
-        if self._is_full:
-            return admitted
-        while sequence := self._next_admissible():
-            self._waiting[sequence.client].popleft()
-            self._waiting.move_to_end(sequence.client)
-            self._forget_if_empty(sequence.client)
+        while not self._is_full and (sequence := self._next_admissible()):
+            self._waiting.take(sequence)
             self._kv.take(sequence)
             self.running.append(sequence)
             sequence.mark_admitted()
@@ -69,38 +66,51 @@ class Scheduler:
         return admitted
 
     def schedule(self, prefill_rows: int) -> Batch:
-        """The next batch: every stream's next token, then at most `prefill_rows` prompt tokens."""
-        self._make_room()
+        """The next batch: every stream's next token, then at most `prefill_rows` prompt tokens.
+
+        Empty when even the last running sequence has no cells and there are none to be had.
+        """
         batch = Batch()
+        while not self._kv.make_room():
+            if not self.preempt_last():
+                return batch
         for sequence in self.running:
             if sequence.is_decoding:
                 batch.add(sequence, 1)
-        room = min(prefill_rows, self._n_batch - len(batch))
-        for sequence in self.running:
-            if not sequence.is_decoding and room > 0:
-                count = min(sequence.num_remaining, room)
-                batch.add(sequence, count)
-                room -= count
+        self._add_prompts(batch, min(prefill_rows, self._n_batch - len(batch)))
         return batch
 
     def preempt_last(self) -> bool:
-        """Send the sequence admitted last back to wait, its tokens kept; False when only one runs."""
+        """Have the least important sequence, of those the one admitted last, wait with its tokens kept.
+
+        False when only one runs.
+        """
         if len(self.running) < 2:
             return False
-        sequence = self.running.pop()
-        self._kv.release(sequence)
-        self._waiting.setdefault(sequence.client, deque()).appendleft(sequence)
-        self._waiting.move_to_end(sequence.client, last=False)
-        self.num_preemptions += 1
+        self._preempt(min(reversed(self.running), key=lambda sequence: sequence.priority))
         self._is_full = True
         return True
 
+    def _add_prompts(self, batch: Batch, room: int) -> None:
+        prompts = [sequence for sequence in self.running if not sequence.is_decoding]
+        if not prompts or room <= 0:
+            return
+        oldest = prompts[0]
+        rows = {oldest: min(oldest.num_remaining, -(-room // OLDEST_SHARE))}
+        room -= rows[oldest]
+        for sequence in sorted(prompts, key=lambda sequence: (-sequence.priority, sequence.num_remaining)):
+            more = min(sequence.num_remaining - rows.get(sequence, 0), room)
+            rows[sequence] = rows.get(sequence, 0) + more
+            room -= more
+        for sequence in prompts:
+            if rows[sequence]:
+                batch.add(sequence, rows[sequence])
+
     def _next_admissible(self) -> Sequence | None:
-        """The head of the first client's queue, or of a later one's while the first does not fit."""
+        """The sequence that is due, or a later one while the first does not fit."""
         passed: list[Sequence] = []
-        for queue in self._waiting.values():
-            head = queue[0]
-            if self._kv.has_room(head):
+        for head in self._waiting.heads():
+            if self._kv.has_room(head) or self._make_way(head):
                 for sequence in passed:
                     sequence.num_skips += 1
                 return head
@@ -109,11 +119,19 @@ class Scheduler:
             passed.append(head)
         return None
 
-    def _make_room(self) -> None:
-        while self._kv.is_overdrawn and self.preempt_last():
-            pass
-        self._kv.make_room()
+    def _make_way(self, head: Sequence) -> bool:
+        """Preempt less important sequences for this one; none of them unless that is enough."""
+        lesser = [sequence for sequence in self.running if sequence.priority < head.priority]
+        lesser.sort(key=lambda sequence: sequence.priority)
+        for count in range(1, len(lesser) + 1):
+            if self._kv.has_room(head, without=lesser[:count]):
+                for sequence in lesser[:count]:
+                    self._preempt(sequence)
+                return self._kv.has_room(head)
+        return False
 
-    def _forget_if_empty(self, client: str) -> None:
-        if not self._waiting[client]:
-            del self._waiting[client]
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._kv.release(sequence)
+        self._waiting.put_back(sequence)
+        self.num_preemptions += 1

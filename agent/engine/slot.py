@@ -1,9 +1,18 @@
 """One llama.cpp sequence id: what it holds, and for whom."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from agent.engine.prefix import common_length
 from agent.engine.sequence import Sequence
+
+
+class Rank(IntEnum):
+    """What an ended sequence's tokens are worth: the lowest goes first when cells are needed."""
+
+    ANSWER = 0
+    SESSION = 1
+    PROFILE = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -16,13 +25,20 @@ class Slot:
     sequence: Sequence | None = None
     client: str = ""
     num_public: int = 0
-    used_at: int = 0
+    rank: Rank = Rank.ANSWER
+    used_at: float = 0.0
+
+    @property
+    def is_cached(self) -> bool:
+        """It holds something, and nobody runs in it."""
+        return self.sequence is None and bool(self.cells)
 
     def begin(self, sequence: Sequence) -> None:
         """A sequence runs in it from now on."""
         self.sequence, self.client, self.num_public = sequence, sequence.client, sequence.num_public
+        self.rank = Rank.SESSION if sequence.is_session else Rank.ANSWER
 
-    def end(self, now: int) -> None:
+    def end(self, now: float) -> None:
         """Its sequence has ended; what it holds is cached."""
         self.sequence, self.used_at = None, now
 

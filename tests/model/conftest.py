@@ -27,6 +27,7 @@ def backend(model_path: Path) -> Iterator[llama.LlamaBackend]:
     """Room for eight conversations; tests leave it empty, which each of them checks."""
     llama.initialise()
     opened = llama.LlamaBackend(load(model_path))
+    opened.resize(2048)
     yield opened
     opened.close()
 
@@ -35,6 +36,7 @@ def backend(model_path: Path) -> Iterator[llama.LlamaBackend]:
 def small_backend(model_path: Path, backend: llama.LlamaBackend) -> Iterator[llama.LlamaBackend]:
     """256 cells, the least llama.cpp makes: answers have to give way to each other."""
     opened = llama.LlamaBackend(load(model_path, n_ctx=256, n_seq_max=4))
+    opened.resize(256)
     yield opened
     opened.close()
 

@@ -274,6 +274,7 @@ def test_control_tokens_have_no_text_in_an_answer(backend: LlamaBackend) -> None
 def test_fewer_batch_rows_than_slots_are_raised_to_the_slots(model_path: Path) -> None:
     """Eight streams need eight rows a step, whatever the configuration says."""
     opened = LlamaBackend(load(model_path, n_ctx=256, n_seq_max=8, n_batch=2))
+    opened.resize(256)
     assert opened.n_batch >= opened.num_slots
     opened.close()
 

@@ -4,8 +4,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from agent.engine.backend import Backend
-from agent.engine.engine import Engine, Work
+from agent.engine.engine import Engine, Options, Work
 from agent.engine.messages import Cancel, Events, Stats
+from agent.engine.pool import Pool
 from agent.engine.prompt import Prompt
 from agent.request import (
     Delta,
@@ -19,6 +20,7 @@ from agent.request import (
 )
 
 GREEDY = Sampling(seed=0, temperature=0.0)
+EVERY_STEP = Options(emit_every_s=0)
 # Far more than any test's work takes: an engine that never falls idle is an error, not a hang.
 MAX_TURNS = 5_000
 
@@ -62,11 +64,21 @@ class Answer:
 
 
 class EngineDriver:
-    def __init__(self, backend: Backend) -> None:
+    """`n_ctx` is the most the pool may grow to; by default it stays as it is."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        n_ctx: int | None = None,
+        hard_bytes: int = 0,
+        options: Options = EVERY_STEP,
+    ) -> None:
         self.backend = backend
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
         self.emitted: list[Events | Stats] = []
-        self.engine = Engine(backend, self._take, emit_every_s=0)
+        self.pool = Pool(backend, n_ctx=n_ctx or backend.num_cells, hard_bytes=hard_bytes)
+        self.engine = Engine(backend, self.pool, self._take, options)
         self._pending: set[int] = set()
 
     def submit(
@@ -80,11 +92,20 @@ class EngineDriver:
         stop: tuple[str, ...] = (),
         resume: Resume | None = None,
         num_public: int = 0,
+        priority: int = 0,
+        history: tuple[int, int] = (0, 0),
+        num_history_turns: int = 0,
     ) -> None:
         request = Request(
-            client=client, id=str(key), messages=(), sampling=sampling, max_tokens=max_tokens, stop=stop
+            client=client,
+            id=str(key),
+            messages=(),
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            priority=priority,
         )
-        self.put(Prompt(key, request, tokens, resume, num_public))
+        self.put(Prompt(key, request, tokens, resume, num_public, history, num_history_turns))
 
     def cancel(self, key: int, reason: FinishReason = FinishReason.CANCELLED) -> None:
         self.put(Cancel(key, reason))

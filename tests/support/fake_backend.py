@@ -5,12 +5,15 @@ many or another sequence's token changes the answer. What llama.cpp would abort 
 (a gap in the positions, too many rows or outputs, logits nobody asked for) is an AssertionError.
 """
 
+import ast
 import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.engine.backend import BatchRows, DecodeStatus, SpecialToken
+from agent.engine.backend import BatchRows, Buffer, DecodeStatus, SpecialToken
+from agent.engine.messages import Forecast
+from agent.errors import InsufficientMemory
 from agent.request import Sampling
 
 BOS, END, TURN, TURN_END, MASK, TOOL = range(256, 262)
@@ -95,8 +98,8 @@ class FakeBackend:
     """See agent.engine.backend.Backend. `step_s` makes every decode take that long."""
 
     description = "fake"
-    n_ctx_train = 1 << 20
     model_bytes = 0
+    forecast = Forecast(weights_bytes=0, compute_bytes=50, cell_bytes=1, fixed_bytes=50)
 
     def __init__(
         self,
@@ -105,17 +108,25 @@ class FakeBackend:
         num_slots: int = 4,
         n_batch: int = 32,
         can_share: bool = True,
+        can_shift: bool = True,
+        n_ctx_train: int = 1 << 20,
         script: Script = lambda _number, _rows: DecodeStatus.OK,
         step_s: float = 0.0,
         tokenizer: FakeTokenizer | None = None,
     ) -> None:
         self.can_share = can_share
+        self.can_shift = can_shift
+        self.n_ctx_train = n_ctx_train
         self.num_cells = num_cells
         self.num_slots = num_slots
         self.n_batch = n_batch
         self.tokenizer = tokenizer or FakeTokenizer()
         self.num_decodes = 0
         self.num_refused = 0
+        self.num_resizes = 0
+        # What the next resizes do: refuse for want of memory, or lose what the slots hold.
+        self.refuses_resize = False
+        self.loses_state = False
         self.max_used = 0
         self.num_open_chains = 0
         self._script = script
@@ -174,9 +185,40 @@ class FakeBackend:
         assert 0 < count <= len(self._slots[source]), f"slot {source} does not hold {count} positions"
         self._slots[target] = self._slots[source][:count]
 
-    def remove(self, slot: int, start: int) -> None:
+    def resize(self, num_cells: int) -> bool:
+        if self.refuses_resize:
+            raise InsufficientMemory("no memory")
+        self.num_resizes += 1
+        is_lost = self.loses_state or num_cells == 0 or self.num_cells == 0
+        assert is_lost or self.num_used <= num_cells, "what is used does not fit"
+        self.num_cells = num_cells
+        if is_lost:
+            self._slots = [[] for _ in range(self.num_slots)]
+        return not is_lost
+
+    def remove(self, slot: int, start: int, end: int = -1) -> bool:
         assert 0 <= slot < self.num_slots, f"no slot {slot}"
-        del self._slots[slot][start:]
+        del self._slots[slot][start : None if end < 0 else end]
+        return True
+
+    def shift(self, slot: int, start: int, delta: int) -> None:
+        assert self.can_shift, "this cache cannot be shifted"
+        shifted = {cell for _, cell in self._slots[slot][start + delta :]}
+        others = {cell for i, cells in enumerate(self._slots) if i != slot for _, cell in cells}
+        assert not shifted & others, "cells of another slot were shifted"
+
+    def save(self, slot: int) -> bytes:
+        return repr([token for token, _ in self._slots[slot]]).encode()
+
+    def restore(self, slot: int, state: Buffer) -> bool:
+        assert not self._slots[slot], f"slot {slot} is not empty"
+        tokens = ast.literal_eval(bytes(state).decode())
+        if self.num_used + len(tokens) > self.num_cells:
+            return False
+        for token in tokens:
+            self._slots[slot].append((token, self._next_cell))
+            self._next_cell += 1
+        return True
 
     def next_position(self, slot: int) -> int:
         return len(self._slots[slot])

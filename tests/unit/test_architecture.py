@@ -13,7 +13,7 @@ PACKAGE = ROOT / "agent"
 # Foreign module -> the only modules that may import it, and why.
 ONE_DOOR = {
     "llama_cpp": (
-        {"agent.engine.llama"},
+        {"agent.engine.llama.bindings"},
         "the scheduler is tested without a model, and a loader bug has one place to be caught in",
     ),
     "paho": (
@@ -182,18 +182,14 @@ def test_the_tree_in_the_readme_is_the_real_one() -> None:
     section = (ROOT / "README.md").read_text().split("## The house", 1)[1]
     tree = section.split("```")[1]
     named = set(re.findall(r"[\w/]+\.py", tree))
-    real = {
-        path.name if path.parent == PACKAGE else f"{path.parent.name}/{path.name}"
-        for path in MODULES.values()
-        if path.name != "__init__.py"
-    }
+    real = {str(path.relative_to(PACKAGE)) for path in MODULES.values() if path.name != "__init__.py"}
     in_tree: set[str] = set()
-    room = ""
+    rooms: list[str] = []
     for line in tree.splitlines():
-        if match := re.match(r"\s{4}(\w+)/", line):
-            room = f"{match.group(1)}/"
-        elif re.match(r"\s{4}\w", line):
-            room = ""
-        in_tree |= {f"{room}{name}" for name in re.findall(r"\w+\.py", line)}
+        depth = (len(line) - len(line.lstrip())) // 4 - 1
+        rooms = rooms[: max(0, depth)]
+        if match := re.match(r"\s+(\w+)/", line):
+            rooms.append(match.group(1))
+        in_tree |= {"/".join([*rooms, name]) for name in re.findall(r"\w+\.py", line)}
     assert named
     assert in_tree == real, f"missing: {real - in_tree}; gone: {in_tree - real}"

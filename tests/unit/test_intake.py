@@ -6,9 +6,11 @@ import socket
 
 import pytest
 
+from agent.engine.chat_template import ChatTemplate
 from agent.engine.engine import Engine, Rejected, Stop, Work
 from agent.engine.intake import Intake
 from agent.engine.messages import Cancel, Load, Pipe, Submit, encode
+from agent.engine.pool import Pool
 from agent.engine.prompt import Prompt
 from agent.request import FinishReason, Message, Request, Resume
 from tests.support.engine_driver import GREEDY
@@ -31,9 +33,9 @@ def work_from(
         theirs.sendall(b"".join(map(encode, sent)))
     backend = FakeBackend(num_cells=32, tokenizer=FakeTokenizer(chat_template=chat_template))
     backend.tokenizer.bos = None
-    engine = Engine(backend, emit=lambda _message: None)
+    engine = Engine(backend, Pool(backend, n_ctx=32), emit=lambda _message: None)
     with contextlib.closing(Pipe(ours)) as pipe:
-        Intake(pipe, engine, backend).run()
+        Intake(pipe, engine, ChatTemplate(backend.tokenizer), n_ctx=32).run()
     work = []
     with contextlib.suppress(queue.Empty):
         while True:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from agent.engine.detokenizer import Detokenizer
 from agent.engine.kv_cache import MIN_AWAITED, KVCache
+from agent.engine.pool import Pool
 from agent.engine.sampler import Sampler
 from agent.engine.scheduler import Scheduler
 from agent.engine.sequence import Sequence
@@ -22,7 +23,7 @@ class Room:
 
     def __init__(self, *, num_cells: int = 1000, num_slots: int = 4, can_share: bool = True) -> None:
         self.backend = FakeBackend(num_cells=num_cells, num_slots=num_slots, n_batch=32, can_share=can_share)
-        self.kv = KVCache(self.backend)
+        self.kv = KVCache(self.backend, Pool(self.backend, n_ctx=num_cells))
         self.scheduler = Scheduler(self.kv, 32)
         self.num_computed = 0
 

@@ -1,0 +1,238 @@
+"""llama.cpp behind the port of agent/engine/backend.py.
+
+Uses the low-level functions, one to one with llama.h: the high-level ones hide `llama_decode`'s
+codes. GGML_ASSERT ends the process, so sizes and indices are checked by the callers' arithmetic
+(scheduler, batch) before llama.cpp sees them.
+"""
+
+import contextlib
+import ctypes
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.engine.backend import BatchRows, Buffer, DecodeStatus
+from agent.engine.llama.bindings import lib, log_tail
+from agent.engine.llama.context import context_params, model_params, num_slots
+from agent.engine.llama.forecast import forecast
+from agent.engine.llama.tokenizer import LlamaTokenizer
+from agent.engine.messages import Load
+from agent.errors import InsufficientMemory, ModelUnavailable
+from agent.hardware.memory import anonymous_bytes
+from agent.request import Sampling
+
+
+@dataclass(slots=True)
+class _Chain:
+    """A llama_sampler chain, freed by `free_chain`."""
+
+    handle: Any
+
+
+class LlamaBackend:
+    """See agent.engine.backend.Backend: one memory-mapped model, and a context that comes and goes."""
+
+    def __init__(self, load: Load) -> None:
+        """Opens the model; the context is made by `resize`.
+
+        Raises ModelUnavailable or InsufficientMemory with llama.cpp's own reason.
+        """
+        self._load = load
+        self._context: Any = None
+        self._memory: Any = None
+        # Renumbered positions reach the keys with the next decode; until then the state is not whole.
+        self._is_shift_pending = False
+        self._model = _open_model(load)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
+        self.num_slots = num_slots(load)
+        self.n_batch = max(load.n_batch, self.num_slots)
+        self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
+        self._tokenizer = LlamaTokenizer(self._model)
+        _return_free_memory()
+        base_bytes = anonymous_bytes()
+        self.forecast = forecast(load, self.model_bytes, base_bytes)
+        _return_free_memory()
+
+    @property
+    def num_cells(self) -> int:
+        return int(lib.llama_n_ctx(self._context)) if self._context else 0
+
+    @property
+    def can_share(self) -> bool:
+        # A recurrent state cannot drop a tail, and a sliding window has forgotten what lies before it.
+        model = self._model
+        has_state = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
+        return not has_state and lib.llama_model_n_swa(model) == 0
+
+    @property
+    def can_shift(self) -> bool:
+        return self.can_share and bool(lib.llama_memory_can_shift(self._memory))
+
+    @property
+    def tokenizer(self) -> LlamaTokenizer:
+        return self._tokenizer
+
+    @property
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def model_bytes(self) -> int:
+        size: int = lib.llama_model_size(self._model)
+        return size
+
+    def resize(self, num_cells: int) -> bool:
+        before, threads = self.num_cells, self._load.n_threads
+        if self._context:
+            threads = lib.llama_n_threads(self._context)
+        state = self._take_state() if num_cells else None
+        self._free_context()
+        if num_cells == 0:
+            return False
+        try:
+            self._make_context(num_cells)
+        except InsufficientMemory:
+            if before:
+                self._make_context(before)
+                self._put_state(state)
+            raise
+        self.set_threads(threads)
+        return self._put_state(state)
+
+    def decode(self, batch: BatchRows) -> DecodeStatus:
+        raw = self._batch
+        raw.n_tokens = len(batch.tokens)
+        for i, (token, position, slot, output) in enumerate(
+            zip(batch.tokens, batch.positions, batch.slots, batch.outputs, strict=True)
+        ):
+            raw.token[i] = token
+            raw.pos[i] = position
+            raw.n_seq_id[i] = 1
+            raw.seq_id[i][0] = slot
+            raw.logits[i] = output
+        code = lib.llama_decode(self._context, raw)
+        if code == 0:
+            self._is_shift_pending = False
+        return DecodeStatus(code) if code >= 0 else DecodeStatus.ERROR
+
+    def new_chain(self, sampling: Sampling, draws: int) -> _Chain:
+        handle = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        if sampling.temperature == 0:
+            lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_greedy())
+            return _Chain(handle)
+        if sampling.top_k:
+            lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_top_p(sampling.top_p, 1))
+        lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_temp(sampling.temperature))
+        dist = lib.llama_sampler_init_dist(sampling.seed)
+        _skip_draws(dist, draws)
+        lib.llama_sampler_chain_add(handle, dist)
+        return _Chain(handle)
+
+    def sample(self, chain: _Chain, row: int) -> int:
+        token: int = lib.llama_sampler_sample(chain.handle, self._context, row)
+        return token
+
+    def free_chain(self, chain: _Chain) -> None:
+        lib.llama_sampler_free(chain.handle)
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        lib.llama_memory_seq_cp(self._memory, source, target, 0, count)
+
+    def remove(self, slot: int, start: int, end: int = -1) -> bool:
+        return bool(lib.llama_memory_seq_rm(self._memory, slot, start, end)) if self._context else True
+
+    def shift(self, slot: int, start: int, delta: int) -> None:
+        lib.llama_memory_seq_add(self._memory, slot, start, -1, delta)
+        self._is_shift_pending = True
+
+    def save(self, slot: int) -> bytes:
+        if self._is_shift_pending:
+            return b""
+        size = lib.llama_state_seq_get_size(self._context, slot)
+        buffer = (ctypes.c_uint8 * size)()
+        written = lib.llama_state_seq_get_data(self._context, buffer, size, slot)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, slot: int, state: Buffer) -> bool:
+        array = ctypes.c_uint8 * len(state)
+        # A mapped file is read where it lies.
+        buffer = array.from_buffer_copy(state) if isinstance(state, bytes) else array.from_buffer(state)
+        if lib.llama_state_seq_set_data(self._context, buffer, len(state), slot):
+            return True
+        self.remove(slot, 0)
+        return False
+
+    def next_position(self, slot: int) -> int:
+        last: int = lib.llama_memory_seq_pos_max(self._memory, slot) if self._context else -1
+        return last + 1
+
+    def set_threads(self, count: int) -> None:
+        lib.llama_set_n_threads(self._context, count, count)
+
+    def close(self) -> None:
+        """Free the context and unmap the model; the object is dead afterwards."""
+        lib.llama_batch_free(self._batch)
+        self._free_context()
+        lib.llama_model_free(self._model)
+
+    def _make_context(self, num_cells: int) -> None:
+        log_tail.clear()
+        self._context = lib.llama_init_from_model(self._model, context_params(self._load, num_cells))
+        if not self._context:
+            raise InsufficientMemory(
+                f"no context of {num_cells} tokens could be made: {log_tail.reason()}; lower engine.n_ctx"
+            )
+        self._memory = lib.llama_get_memory(self._context)
+
+    def _free_context(self) -> None:
+        if self._context:
+            lib.llama_free(self._context)
+            _return_free_memory()
+        self._context = self._memory = None
+        self._is_shift_pending = False
+
+    def _take_state(self) -> Any:
+        """All slots as llama.cpp writes them: every used cell once, with the ids of its slots."""
+        if self._context is None or self._is_shift_pending:
+            return None
+        size = lib.llama_state_get_size(self._context)
+        buffer = (ctypes.c_uint8 * size)()
+        return buffer if lib.llama_state_get_data(self._context, buffer, size) else None
+
+    def _put_state(self, state: Any) -> bool:
+        if state is None:
+            return False
+        if lib.llama_state_set_data(self._context, state, len(state)):
+            return True
+        lib.llama_memory_clear(self._memory, True)
+        return False
+
+
+def _open_model(load: Load) -> Any:
+    if not Path(load.path).is_file():
+        raise ModelUnavailable(f"{load.path}: no such model file; put it there")
+    log_tail.clear()
+    model = lib.llama_model_load_from_file(load.path.encode(), model_params(load))
+    if not model:
+        raise ModelUnavailable(f"{load.path}: llama.cpp cannot load this model: {log_tail.reason()}")
+    return model
+
+
+def _return_free_memory() -> None:
+    """Have the C library give back what it keeps for later: 16 MB after a model was loaded."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # musl has none
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _skip_draws(dist: Any, count: int) -> None:
+    """Use up `count` random numbers: a choice among one candidate draws exactly one."""
+    candidate = (lib.llama_token_data * 1)()
+    for _ in range(count):
+        choice = lib.llama_token_data_array(data=candidate, size=1, selected=-1, sorted=False)
+        lib.llama_sampler_apply(dist, ctypes.byref(choice))

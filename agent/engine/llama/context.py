@@ -1,0 +1,44 @@
+"""The parameters of a model and of its context, as Tampu wants them."""
+
+from typing import Any
+
+from agent.engine.llama.bindings import lib
+from agent.engine.messages import Load
+
+GGML_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
+# Sequence ids beyond the answers computed at once: where profiles stay resident.
+MAX_PINNED = 8
+
+
+def num_slots(load: Load) -> int:
+    """Sequence ids: one for every answer at once, and one for each profile."""
+    return load.n_seq_max + min(len(load.profiles), MAX_PINNED)
+
+
+def model_params(load: Load) -> Any:
+    """Weights mapped from the file, clean and shared with the page cache."""
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = load.n_gpu_layers
+    params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
+    # Repacked weights would be an anonymous copy beside the mapping: twice the memory.
+    params.use_extra_bufts = False
+    return params
+
+
+def context_params(load: Load, n_ctx: int) -> Any:
+    """One unified KV cache of `n_ctx` cells for all sequences."""
+    params = lib.llama_context_default_params()
+    params.n_ctx = n_ctx
+    # A step carries one row of every stream at least. The same for every size of the pool: a resize
+    # must not change how anything is computed.
+    params.n_batch = params.n_ubatch = max(load.n_batch, num_slots(load))
+    params.n_seq_max = num_slots(load)
+    # Logits of n_batch rows would be reserved otherwise; each sequence samples from one row a step.
+    params.n_outputs_max = num_slots(load)
+    params.n_threads = params.n_threads_batch = load.n_threads
+    params.kv_unified = True
+    params.no_perf = True
+    params.type_k = params.type_v = GGML_TYPES[load.kv_type]
+    if load.kv_type != "f16":
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED  # quantised V needs it
+    return params

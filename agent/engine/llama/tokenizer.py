@@ -1,0 +1,78 @@
+"""The model's vocabulary behind backend.Tokenizer."""
+
+import ctypes
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from agent.engine.backend import SpecialToken
+from agent.engine.llama.bindings import lib
+
+# The longest piece of any known vocabulary is far below; a longer one is asked for again.
+_PIECE_BYTES = 256
+
+
+class LlamaTokenizer:
+    """See backend.Tokenizer. Reads only constant data, so any thread may call it."""
+
+    def __init__(self, model: Any) -> None:
+        self._vocab = lib.llama_model_get_vocab(model)
+        self._num_tokens = lib.llama_vocab_n_tokens(self._vocab)
+        template = lib.llama_model_chat_template(model, None)
+        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+        self._ends = {t for t in range(self._num_tokens) if lib.llama_vocab_is_eog(self._vocab, t)}
+
+    @cached_property
+    def specials(self) -> Mapping[str, SpecialToken]:
+        found = {}
+        for token in range(self._num_tokens):
+            attributes = lib.llama_vocab_get_attr(self._vocab, token)
+            if attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                found[self._text(token)] = SpecialToken(
+                    id=token,
+                    is_control=bool(attributes & lib.LLAMA_TOKEN_ATTR_CONTROL),
+                    strips_left=bool(attributes & lib.LLAMA_TOKEN_ATTR_LSTRIP),
+                    strips_right=bool(attributes & lib.LLAMA_TOKEN_ATTR_RSTRIP),
+                )
+        return found
+
+    @property
+    def bos(self) -> int | None:
+        token = lib.llama_vocab_bos(self._vocab)
+        return token if lib.llama_vocab_get_add_bos(self._vocab) and token >= 0 else None
+
+    @property
+    def bos_text(self) -> str:
+        return self._text(lib.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        return self._text(lib.llama_vocab_eos(self._vocab))
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        # A lone surrogate (JSON can spell one) has no UTF-8: it becomes "?".
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        tokens = (lib.llama_token * room)()
+        count = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, parse_special)
+        if count < 0:
+            raise ValueError(f"{len(data)} bytes make more than {room} tokens")
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        size = _PIECE_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count: int = lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def is_end(self, token: int) -> bool:
+        return token in self._ends
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text: str = lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+        return text

@@ -1,0 +1,145 @@
+"""How many KV cells there are: few at first, more when work needs them, none while nobody asks.
+
+llama.cpp fills its cache with zeros when it makes it, so that cells which nobody uses cost as much
+memory as any. Memory comes back only by making another context around a copy of the state
+(bit-exact, shared cells stay shared). Old cells and copy, then copy and new cells exist at the same
+time: every resize keeps their sum within the budget as well.
+"""
+
+import logging
+import time
+
+from agent.engine.backend import Backend
+from agent.errors import InsufficientMemory
+
+log = logging.getLogger(__name__)
+
+# llama.cpp rounds a context up to this many cells.
+STEP = 256
+# One short question and its answer; 11 MB for a model of 135M parameters.
+START_CELLS = 512
+# A resize costs a pause of a tenth of a second: grow by a part of what there is, not by a step.
+GROWTH = 1.5
+# Pressure levels (messages.Pressure) from which on the pool does not grow.
+FROZEN_AT = 2
+
+
+class Pool:
+    """The size of the backend's context within `hard_bytes` of anonymous memory (0: no bound).
+
+    Raises InsufficientMemory when not even the smallest context fits.
+    """
+
+    def __init__(self, backend: Backend, *, n_ctx: int, hard_bytes: int = 0) -> None:
+        self._backend = backend
+        self._affordable = _affordable(backend, hard_bytes)
+        # From a size up to half of this one can always grow to it: the copied state, at most as large
+        # as the old cells, fits beside the new ones.
+        within_budget = n_ctx if self._affordable is None else _round_down(self._affordable * 2 // 3)
+        self.max_cells = min(n_ctx, within_budget)
+        if self.max_cells < min(STEP, n_ctx):
+            raise InsufficientMemory(
+                f"the model's context needs {backend.forecast.needed_bytes(STEP) >> 20} MiB at least and may"
+                f" have {hard_bytes >> 20}; raise engine.memory or choose a smaller model"
+            )
+        self.pressure = 0
+        self.num_resizes = 0
+        self.longest_resize_s = 0.0
+
+    @property
+    def num_cells(self) -> int:
+        return self._backend.num_cells
+
+    @property
+    def is_asleep(self) -> bool:
+        return self.num_cells == 0
+
+    @property
+    def reachable(self) -> int:
+        """The most cells work can count on now."""
+        if self.pressure >= FROZEN_AT and not self.is_asleep:
+            return min(self.num_cells, self.max_cells)
+        return self.max_cells
+
+    def can_copy(self, num_cells: int) -> bool:
+        """True when a copy of so many cells fits into the budget beside the context."""
+        return self._affordable is None or self.num_cells + num_cells <= self._affordable
+
+    def wake(self) -> None:
+        """Make the context again. Raises InsufficientMemory."""
+        if self.is_asleep:
+            self._resize(self._size_for(START_CELLS))
+
+    def sleep(self) -> None:
+        """Give the context's memory back, with all that is in it."""
+        if not self.is_asleep:
+            self._resize(0)
+
+    def grow(self, needed: int, num_resident: int) -> bool | None:
+        """Make room for `needed` cells if that can be, or for as many as can.
+
+        None: nothing changed. True: grown. False: grown, but what was resident is lost.
+        """
+        target = self._target(needed)
+        if target <= self.num_cells or not self._is_affordable(target, num_resident):
+            return None
+        try:
+            return self._resize(target)
+        except InsufficientMemory as error:
+            log.warning("the KV cache stays at %d cells: %s", self.num_cells, error)
+            self.max_cells = max(STEP, self.num_cells)
+            return None
+
+    def shrink(self, num_resident: int) -> bool | None:
+        """Give back what nobody uses; as `grow`."""
+        target = self._size_for(max(_round_up(num_resident), START_CELLS))
+        if (
+            self.is_asleep
+            or target >= self.num_cells
+            or not self._is_affordable(self.num_cells, num_resident)
+        ):
+            return None
+        try:
+            return self._resize(target)
+        except InsufficientMemory as error:
+            log.warning("the KV cache stays at %d cells: %s", self.num_cells, error)
+            return None
+
+    def _target(self, needed: int) -> int:
+        if needed <= self.num_cells or self.num_cells >= self.reachable:
+            return self.num_cells
+        return self._size_for(_round_up(max(needed, int(self.num_cells * GROWTH))))
+
+    def _size_for(self, cells: int) -> int:
+        """This size, or the largest one: from a full pool that is too large the way there is barred."""
+        is_trap = self._affordable is not None and cells + self.max_cells > self._affordable
+        return self.max_cells if is_trap else min(cells, self.max_cells)
+
+    def _is_affordable(self, larger: int, num_resident: int) -> bool:
+        return self._affordable is None or larger + num_resident <= self._affordable
+
+    def _resize(self, num_cells: int) -> bool:
+        before, started = self.num_cells, time.monotonic()
+        is_kept = self._backend.resize(num_cells)
+        seconds = time.monotonic() - started
+        self.num_resizes += 1
+        if before:  # waking up stops nobody's answer
+            self.longest_resize_s = max(self.longest_resize_s, seconds)
+        log.info("KV cache: %d -> %d cells in %.0f ms", before, self.num_cells, seconds * 1e3)
+        return is_kept
+
+
+def _affordable(backend: Backend, hard_bytes: int) -> int | None:
+    """Cells the budget has room for once everything else has its memory; None without a budget."""
+    forecast = backend.forecast
+    if not hard_bytes or not forecast.cell_bytes:
+        return None
+    return max(0, hard_bytes - forecast.needed_bytes(0)) // forecast.cell_bytes
+
+
+def _round_up(cells: int) -> int:
+    return -(-cells // STEP) * STEP
+
+
+def _round_down(cells: int) -> int:
+    return cells // STEP * STEP
