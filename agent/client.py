@@ -146,7 +146,7 @@ class TampuClient:
     def stream(
         self, prompt: str, *, timeout_s: float = 120.0, resend_s: float = 15.0, **options: Any
     ) -> Iterator[str]:
-        """Text as it comes. Options are the request's JSON fields (max_tokens, seed, ...).
+        """Text as it comes. Options are the request's JSON fields (max_tokens, seed, session, ...).
 
         With no word from the box for `resend_s` the request is sent again under the same id, which
         the box answers once. Raises AnswerError, or NoAnswer after `timeout_s` without progress.

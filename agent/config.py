@@ -65,13 +65,22 @@ class Profile(_Section, frozen=True):
 
 
 class Limits(_Section, frozen=True):
-    """`queue` and `per_client` count requests that have not ended yet, running ones included."""
+    """`queue` and `per_client` count requests that have not ended yet, running ones included.
+
+    `priority` is the highest a request may ask for. Of each session the newest whole turns are kept
+    that have `session_bytes` together, until nobody has used it for `session_ttl_s`.
+    """
 
     queue: Annotated[int, Meta(ge=1, le=4096)] = 64
     per_client: Annotated[int, Meta(ge=1, le=4096)] = 8
     request_bytes: Annotated[int, Meta(ge=256, le=4 << 20)] = 65536
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024
     ttl_s: Annotated[float, Meta(gt=0, le=86400)] = 3600.0
+    priority: Annotated[int, Meta(ge=-9, le=9)] = 0
+    sessions: Annotated[int, Meta(ge=1, le=4096)] = 64
+    sessions_per_client: Annotated[int, Meta(ge=1, le=4096)] = 8
+    session_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 65536
+    session_ttl_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 3600.0
 
 
 class Log(_Section, frozen=True):

@@ -1,10 +1,11 @@
 """From what a client wrote to a `Request` within the box's limits. Pure; both fronts pass here."""
 
+import re
 import secrets
 
 from msgspec import Struct
 
-from agent.config import Limits, Profile
+from agent.config import NAME, Limits, Profile
 from agent.errors import BadRequest, NotFound
 from agent.request import (
     DEFAULT_TEMPERATURE,
@@ -17,10 +18,14 @@ from agent.request import (
 )
 
 DEFAULT_MAX_TOKENS = 256
+_NAME = re.compile(NAME)
 
 
 class Draft(Struct, frozen=True, kw_only=True):
-    """A request as asked for: None means "as the box likes"."""
+    """A request as asked for: None means "as the box likes".
+
+    In a `session` the messages are its next turn, or with `replaces_history` all that was said in it.
+    """
 
     client: str
     id: str
@@ -34,6 +39,10 @@ class Draft(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ttl_s: float | None = None
+    priority: int | None = None
+    session: str | None = None
+    supersede: bool = False
+    replaces_history: bool = False
 
 
 def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Request:
@@ -41,6 +50,7 @@ def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Re
 
     Raises BadRequest or NotFound.
     """
+    _check_session(draft)
     return Request(
         client=draft.client,
         id=draft.id,
@@ -54,7 +64,19 @@ def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Re
         max_tokens=min(draft.max_tokens or DEFAULT_MAX_TOKENS, limits.max_tokens),
         stop=draft.stop,
         ttl_s=limits.ttl_s if draft.ttl_s is None else min(draft.ttl_s, limits.ttl_s),
+        priority=min(draft.priority or 0, limits.priority),
+        session=draft.session,
     )
+
+
+def _check_session(draft: Draft) -> None:
+    if draft.session is None:
+        if draft.supersede:
+            raise BadRequest("supersede: is about a session; name one, or leave it out")
+    elif not _NAME.match(draft.session):
+        raise BadRequest(
+            f"session: {draft.session[:64]!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ . -"
+        )
 
 
 def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, ...]:

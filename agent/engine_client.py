@@ -42,6 +42,7 @@ from agent.errors import (
     from_code,
 )
 from agent.request import FinishReason, Request
+from agent.sessions import Sessions
 from agent.suspects import Suspects
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class EngineClient:
         self._next_key = 1
         self._admission = Admission(limits)
         self._suspects = Suspects()
+        self._sessions = Sessions(limits)
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._retry = asyncio.Event()
         self._last_word_at = time.monotonic()
@@ -119,16 +121,25 @@ class EngineClient:
         """Live answers whose prompt is not being computed yet."""
         return sum(not answer.is_started for answer in self._live.values())
 
-    def submit(self, request: Request) -> Answer:
-        """Take a request in. Raises Busy, RateLimited or ModelUnavailable: the queue is bounded."""
+    def submit(self, request: Request, *, supersede: bool = False, replaces_history: bool = False) -> Answer:
+        """Take a request in. Raises Busy, RateLimited or ModelUnavailable: the queue is bounded.
+
+        The other two are about the request's session: `supersede` cancels what is under way in it, with
+        `replaces_history` the messages are all there is and not one more turn.
+        """
         if self._is_closed:
             raise Busy("this box is shutting down; try again later", retry_after_ms=int(RETRY_LOAD_S * 1000))
         num_slots = self.loaded.n_seq_max if self.loaded else 1
-        self._admission.check(request.client, self._live.values(), num_slots)
+        outgoing = self._sessions.under_way(request) if supersede else []
+        staying = [answer for answer in self._live.values() if answer not in outgoing]
+        self._admission.check(request.client, staying, num_slots)
         if self.state is EngineState.FAILED:
             raise ModelUnavailable(self.reason, retry_after_ms=int(RETRY_LOAD_S * 1000))
+        for answer in reversed(outgoing):  # the running one last: nobody behind it begins
+            self.cancel(answer)
         answer = Answer(self._next_key, request)
         self._next_key += 1
+        self._sessions.enter(answer, replaces_history=replaces_history)
         self._live[answer.key] = answer
         if request.ttl_s is not None:
             loop = asyncio.get_running_loop()
@@ -324,7 +335,8 @@ class EngineClient:
         if self._suspects.is_alone:
             return
         for answer in self._live.values():
-            if not answer.is_sent and not self._suspects.is_held(answer):
+            is_held = self._suspects.is_held(answer) or self._sessions.is_held(answer)
+            if not answer.is_sent and not is_held:
                 self._send(self._process, answer)
 
     def _send(self, process: EngineProcess, answer: Answer) -> None:
@@ -339,9 +351,9 @@ class EngineClient:
             answer.cut(answer.cancel_reason)
             self._note_end(answer)
         elif answer.cancel_reason is FinishReason.TIMEOUT:
-            self._end(answer, Expired("the request's time to live ended while the engine was restarting"))
+            self._end(answer, Expired("the request's time to live ended before its first token"))
         else:
-            self._end(answer, Cancelled("the request was cancelled while the engine was restarting"))
+            self._end(answer, Cancelled("the request was cancelled before its first token"))
 
     def _end(self, answer: Answer, error: RequestError) -> None:
         answer.fail(error)
@@ -355,6 +367,7 @@ class EngineClient:
         if timer := self._deadlines.pop(answer.key, None):
             timer.cancel()
         self._suspects.forget(answer)
+        self._sessions.leave(answer)
         self._pump()
 
     def _set_state(self, state: EngineState, reason: str) -> None:

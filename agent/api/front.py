@@ -89,7 +89,12 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _read_body(HttpRequest(scope, receive), self._limits.request_bytes * BODY_FACTOR)
         wanted = schemas.parse_request(body)
-        answer = self._engine.submit(to_request(_draft(wanted), self._limits, self._profiles))
+        draft = _draft(wanted)
+        answer = self._engine.submit(
+            to_request(draft, self._limits, self._profiles),
+            supersede=draft.supersede,
+            replaces_history=draft.replaces_history,
+        )
         watch = asyncio.create_task(self._cancel_when_gone(receive, answer), name=answer.request.id)
         try:
             response = await (self._streamed(answer, wanted) if wanted.stream else self._whole(answer))
@@ -160,6 +165,10 @@ def _draft(wanted: ChatCompletionRequest) -> Draft:
         top_k=wanted.top_k,
         seed=wanted.seed,
         stop=wanted.stop_strings,
+        priority=wanted.priority,
+        session=wanted.session,
+        supersede=wanted.supersede or False,
+        replaces_history=not wanted.is_one_turn,
     )
 
 

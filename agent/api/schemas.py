@@ -16,6 +16,7 @@ from agent.request import (
     FinishReason,
     MaxTokens,
     Message,
+    Priority,
     Seed,
     Stop,
     StopString,
@@ -23,6 +24,7 @@ from agent.request import (
     Timings,
     TopK,
     TopP,
+    Trimmed,
 )
 
 # Parameters this release does not have, and the values that ask for nothing; null never does.
@@ -63,7 +65,7 @@ class StreamOptions(Struct, frozen=True):
 
 
 class ChatCompletionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of POST /v1/chat/completions. `profile` and `top_k` are extensions.
+    """The body of POST /v1/chat/completions. `top_k` and what begins with `profile` are extensions.
 
     `model` is taken and not looked at: a box has one model, and the response names it.
     """
@@ -81,6 +83,9 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stream_options: StreamOptions | None = None
     user: str | None = None
     profile: str | None = None
+    priority: Priority | None = None
+    session: str | None = None
+    supersede: bool | None = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -90,6 +95,11 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def wants_usage(self) -> bool:
         """True when a stream is to end with a chunk of token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def is_one_turn(self) -> bool:
+        """True when all it says is one user message, after a system prompt or not."""
+        return [m.role for m in self.messages if m.role not in ("system", "developer")] == ["user"]
 
     def conversation(self) -> tuple[Message, ...]:
         """The messages in the engine's words. Raises BadRequest for content that is not text."""
@@ -169,7 +179,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
-    """The whole answer. `timings` is an extension."""
+    """The whole answer. `timings` and `trimmed` are extensions."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -178,6 +188,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     choices: tuple[Choice, ...]
     usage: CompletionUsage
     timings: Timings
+    trimmed: Trimmed | UnsetType = UNSET
 
 
 class ChunkDelta(Struct, frozen=True, kw_only=True):
@@ -193,7 +204,10 @@ class ChunkChoice(Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
-    """A piece of a streamed answer; the one with `usage` and `timings` has no choices."""
+    """A piece of a streamed answer; the one with `usage` and `timings` has no choices.
+
+    `trimmed`, an extension, comes with the finish reason.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -202,6 +216,7 @@ class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
     choices: tuple[ChunkChoice, ...]
     usage: CompletionUsage | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    trimmed: Trimmed | UnsetType = UNSET
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
@@ -235,6 +250,7 @@ class Reply(Struct, frozen=True, kw_only=True):
             choices=(choice,),
             usage=usage(end),
             timings=end.timings,
+            trimmed=end.trimmed or UNSET,
         )
 
     def first(self) -> ChatCompletionChunk:
@@ -245,7 +261,8 @@ class Reply(Struct, frozen=True, kw_only=True):
 
     def last(self, end: Finished) -> ChatCompletionChunk:
         reason, detail = finish_reason(end.finish_reason)
-        return self._chunk(ChunkChoice(delta=ChunkDelta(), finish_reason=reason, finish_detail=detail))
+        chunk = self._chunk(ChunkChoice(delta=ChunkDelta(), finish_reason=reason, finish_detail=detail))
+        return msgspec.structs.replace(chunk, trimmed=end.trimmed or UNSET)
 
     def counts(self, end: Finished) -> ChatCompletionChunk:
         return msgspec.structs.replace(self._chunk(), usage=usage(end), timings=end.timings)

@@ -22,6 +22,7 @@ MAX_STDIN_BYTES = 16 << 20
 EPILOG = """\
 examples:
   tampu ask "Why do leaves turn yellow?"
+  tampu ask --session kitchen "And what do they taste of?"
   journalctl -n 50 | tampu ask "What went wrong here?"
   tampu ask --profile greenhouse --temperature 0 --json "Is 41 °C too hot?" < /dev/null
 
@@ -42,6 +43,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("words", metavar="WORDS", nargs="*", help="the prompt; - stands for stdin")
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("--profile", metavar="NAME", help="a system prompt the daemon's configuration names")
+    parser.add_argument("--session", metavar="NAME", help="go on with the conversation of this name")
     parser.add_argument("--max-tokens", metavar="N", type=int, help="the most tokens the answer may have")
     parser.add_argument("--temperature", metavar="T", type=float, help="0 is the most likely answer, up to 2")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same answer")
@@ -114,6 +116,7 @@ def _request(args: argparse.Namespace, prompt: str, *, stream: bool) -> bytes:
         stop=args.stop or None,
         stream=stream,
         profile=args.profile,
+        session=args.session,
     )
     try:
         return encode(request)

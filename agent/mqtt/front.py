@@ -171,7 +171,9 @@ class MqttFront:
         if self._has_tombstone(key):
             raise Cancelled("the request was cancelled before it arrived")
         queue_pos = self._engine.num_queued
-        answer = self._engine.submit(request)
+        answer = self._engine.submit(
+            request, supersede=draft.supersede, replaces_history=draft.replaces_history
+        )
         entry = self._journal.open(client, envelope.id, message.payload)
         self._live[key] = Live(answer, stream)
         stream.accept(request, queue_pos)

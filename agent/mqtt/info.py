@@ -10,7 +10,18 @@ from agent.engine_client import EngineClient
 from agent.mqtt.payloads import VERSION
 from agent.status import ModelStatus, Status
 
-FEATURES = ("stream", "cancel", "seed", "stop", "profile", "response_topic", "text_payload")
+FEATURES = (
+    "stream",
+    "cancel",
+    "seed",
+    "stop",
+    "profile",
+    "session",
+    "supersede",
+    "priority",
+    "response_topic",
+    "text_payload",
+)
 
 
 class DeviceInfo(Struct, frozen=True):
@@ -28,6 +39,10 @@ class LimitsInfo(Struct, frozen=True):
     request_bytes: int
     max_tokens: int
     ttl_s: float
+    priority: int
+    sessions_per_client: int
+    session_bytes: int
+    session_ttl_s: float
 
 
 class Info(Struct, frozen=True):
@@ -60,6 +75,10 @@ def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
             request_bytes=limits.request_bytes,
             max_tokens=limits.max_tokens,
             ttl_s=limits.ttl_s,
+            priority=limits.priority,
+            sessions_per_client=limits.sessions_per_client,
+            session_bytes=limits.session_bytes,
+            session_ttl_s=limits.session_ttl_s,
         ),
         profiles=tuple(sorted(config.profiles)),
         features=FEATURES,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import UNSET
+
 from agent.errors import RequestError
 from agent.journal import Final
 from agent.mqtt import payloads
@@ -45,6 +47,8 @@ class JsonStream(Stream):
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
             ttl_s=request.ttl_s,
+            priority=request.priority,
+            session=UNSET if request.session is None else request.session,
         )
         self.publish_piece(payloads.encode(frame), qos=1)
 
@@ -94,6 +98,7 @@ class JsonStream(Stream):
             finish_reason=finished.finish_reason.value,
             usage=finished.usage,
             timings=finished.timings,
+            trimmed=finished.trimmed,
             **body,
         )
         return Final(payloads.encode(frame))

@@ -4,12 +4,24 @@ import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from agent.draft import Draft
 from agent.errors import BadRequest, RequestError, TooLarge, UnsupportedVersion
 from agent.mqtt.topics import is_name
-from agent.request import MaxTokens, Message, Seed, Stop, Temperature, Timings, TopK, TopP, Usage
+from agent.request import (
+    MaxTokens,
+    Message,
+    Priority,
+    Seed,
+    Stop,
+    Temperature,
+    Timings,
+    TopK,
+    TopP,
+    Trimmed,
+    Usage,
+)
 
 T = TypeVar("T")
 
@@ -17,7 +29,7 @@ VERSION = 1
 MAX_CORRELATION_BYTES = 128
 Ttl = Annotated[float, Meta(gt=0, le=86400 * 365)]
 # Fields of the contract that would change the answer and that this release does not know yet.
-UNSUPPORTED = ("session", "supersede", "schema", "max_frame")
+UNSUPPORTED = ("schema", "max_frame")
 
 
 class RequestPayload(Struct, frozen=True, kw_only=True):
@@ -35,6 +47,9 @@ class RequestPayload(Struct, frozen=True, kw_only=True):
     seed: Seed | None = None
     stop: Stop = field(default_factory=list)
     ttl_s: Ttl | None = None
+    priority: Priority | None = None
+    session: str | None = None
+    supersede: bool = False
     format: Literal["json", "text"] = "json"
 
 
@@ -146,6 +161,10 @@ def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tupl
         seed=payload.seed,
         stop=tuple(payload.stop),
         ttl_s=min((s for s in (payload.ttl_s, expiry_s) if s is not None), default=None),
+        priority=payload.priority,
+        session=payload.session,
+        supersede=payload.supersede,
+        replaces_history=payload.messages is not None,
     )
     return draft, payload.stream
 
@@ -209,6 +228,8 @@ class Accepted(_Common, kw_only=True, tag="accepted"):
     temperature: float
     top_p: float
     ttl_s: float | None
+    priority: int
+    session: str | UnsetType = UNSET
 
 
 class DeltaFrame(_Common, kw_only=True, tag="delta"):
@@ -232,6 +253,7 @@ class Done(_Common, kw_only=True, tag="done", omit_defaults=True):
     finish_reason: str
     usage: Usage
     timings: Timings
+    trimmed: Trimmed | None = None
     text: str | None = None
     chunks: int | None = None
     sha256: str | None = None

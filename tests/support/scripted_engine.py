@@ -29,7 +29,7 @@ class ScriptedEngine(EngineClient):
         self.cancelled: list[Answer] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def submit(self, request: Request) -> Answer:
+    def submit(self, request: Request, *, supersede: bool = False, replaces_history: bool = False) -> Answer:
         if self.refusal is not None:
             raise self.refusal
         answer = Answer(len(self.answers) + 1, request)

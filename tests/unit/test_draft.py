@@ -80,6 +80,30 @@ def test_contradictions_are_bad_requests(fields: dict[str, Any], sentence: str) 
         to_request(draft(**fields), LIMITS, PROFILES)
 
 
+@pytest.mark.parametrize(
+    ("asked", "most", "used"), [(None, 0, 0), (9, 0, 0), (9, 5, 5), (3, 5, 3), (-9, 5, -9)]
+)
+def test_a_priority_is_cut_down_to_what_a_request_may_ask_for(
+    asked: int | None, most: int, used: int
+) -> None:
+    """Anybody may stand back; nobody gets past limits.priority."""
+    assert to_request(draft(priority=asked), Limits(priority=most), {}).priority == used
+
+
+def test_a_session_is_named_as_everything_on_the_wire_is() -> None:
+    """The request carries its name to the engine."""
+    assert to_request(draft(session="kitchen.1"), LIMITS, {}).session == "kitchen.1"
+    for name in ("", "a b", "a/b", "x" * 65, "x\n"):
+        with pytest.raises(BadRequest, match="is not allowed; expected 1 to 64 of"):
+            to_request(draft(session=name), LIMITS, {})
+
+
+def test_superseding_needs_a_session() -> None:
+    """Without one there is nothing to cancel: the client meant something else."""
+    with pytest.raises(BadRequest, match="supersede: is about a session; name one"):
+        to_request(draft(supersede=True), LIMITS, {})
+
+
 @pytest.mark.parametrize(("profiles", "known"), [(PROFILES, "attic, greenhouse"), ({}, "none")])
 def test_an_unknown_profile_is_not_found_and_the_known_ones_are_named(
     profiles: dict[str, Profile], known: str

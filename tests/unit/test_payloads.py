@@ -109,7 +109,11 @@ def test_an_error_in_one_field_keeps_the_id_and_the_route() -> None:
         ({"prompt": "x", "stop": ["a"] * 9}, "stop"),
         ({"prompt": "x", "ttl_s": 0}, "ttl_s"),
         ({"prompt": "x", "format": "xml"}, "format"),
-        ({"prompt": "x", "session": "kitchen"}, "session: is not supported"),
+        ({"prompt": "x", "session": 5}, "session"),
+        ({"prompt": "x", "session": "kitchen", "supersede": "yes"}, "supersede"),
+        ({"prompt": "x", "priority": 10}, "priority"),
+        ({"prompt": "x", "priority": 1.5}, "priority"),
+        ({"prompt": "x", "priority": True}, "priority"),
         ({"messages": [{"role": "user"}]}, "content"),
         ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "name"),
         ({"prompt": "  "}, "prompt"),
@@ -125,6 +129,19 @@ def test_a_wrong_field_is_named(tree: dict[str, Any], words: str) -> None:
 def test_unknown_fields_are_ignored() -> None:
     """Tomorrow's clients may say more than today's box knows."""
     assert read({"prompt": "x", "mood": "good"}).messages[0].content == "x"
+
+
+def test_a_prompt_is_a_turn_of_its_session_and_messages_are_all_of_it() -> None:
+    """What the session makes of them is decided by the field they came in."""
+    turn = read({"prompt": "x", "session": "kitchen", "supersede": True, "priority": -9})
+    assert (turn.session, turn.supersede, turn.priority, turn.replaces_history) == (
+        "kitchen",
+        True,
+        -9,
+        False,
+    )
+    whole = read({"messages": [{"role": "user", "content": "x"}], "session": "kitchen"})
+    assert (whole.session, whole.supersede, whole.replaces_history) == ("kitchen", False, True)
 
 
 def test_message_expiry_and_ttl_both_bound_the_time_to_live() -> None:

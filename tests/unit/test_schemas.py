@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.api import schemas
 from agent.api.schemas import ErrorBody, Reply, parse_request
 from agent.errors import BadRequest, Busy, Internal, NotFound, RateLimited, RequestError
-from agent.request import Finished, FinishReason, Message, Timings, Usage
+from agent.request import Finished, FinishReason, Message, Timings, Trimmed, Usage
 
 HI = [{"role": "user", "content": "hi"}]
 END = Finished(FinishReason.STOP, Usage(prompt=7, cached=3, completion=2), Timings(0.0, 0.1, 0.2))
@@ -123,6 +123,9 @@ def test_what_would_change_the_answer_is_refused_by_name(name: str, value: Any) 
         ("stream", "yes", "stream"),
         ("stream_options", {"include_usage": 1}, "stream_options.include_usage"),
         ("user", 5, "user"),
+        ("session", 5, "session"),
+        ("supersede", "yes", "supersede"),
+        ("priority", 10, "priority"),
         ("messages", "hi", "messages"),
         ("messages", [{"role": "tool", "content": "x"}], "messages[0].role"),
         ("messages", [{"role": "user", "content": 5}], "messages[0].content"),
@@ -239,6 +242,32 @@ def test_chunks_look_like_openais() -> None:
         [],
     ]
     assert [("usage" in c) for c in chunks] == [False, False, False, True]
+
+
+def test_what_was_left_out_is_said_beside_the_counts() -> None:
+    """In the whole answer, and in the chunk with the reason; otherwise the key is not there."""
+    end = msgspec.structs.replace(END, trimmed=Trimmed(turns=2, tokens=90))
+    for value in (REPLY.whole("x", end), REPLY.last(end)):
+        assert decoded(value)["trimmed"] == {"turns": 2, "tokens": 90}
+    assert "trimmed" not in decoded(REPLY.last(END))
+
+
+@pytest.mark.parametrize(
+    ("roles", "is_one_turn"),
+    [
+        (["user"], True),
+        (["system", "user"], True),
+        (["developer", "user"], True),
+        (["user", "assistant", "user"], False),
+        (["user", "user"], False),
+        (["assistant"], False),
+        (["system"], False),
+    ],
+)
+def test_one_user_message_is_a_turn_and_more_are_a_history(roles: list[str], is_one_turn: bool) -> None:
+    """A session's next turn looks like any first request."""
+    wanted = parse_request(body(messages=[{"role": role, "content": "x"} for role in roles], session="s"))
+    assert wanted.is_one_turn is is_one_turn
 
 
 @pytest.mark.parametrize(
