@@ -38,6 +38,8 @@ STUMBLES = (
 
 # Public prefixes that are remembered; one costs its tokens twice to find again.
 MAX_PUBLIC = 32
+# How its two questions begin: by chance they would sometimes begin alike.
+PROBES = ("7", "Q")
 
 
 class ChatTemplate:
@@ -86,7 +88,8 @@ class ChatTemplate:
         """
         system = tuple(message for message in messages if message.role == "system")
         if system not in self._public:
-            probes = [self.tokenize([*system, Message("user", secrets.token_hex(8))]) for _ in range(2)]
+            questions = [Message("user", first + secrets.token_hex(8)) for first in PROBES]
+            probes = [self.tokenize([*system, question]) for question in questions]
             while len(self._public) >= MAX_PUBLIC:
                 self._public.pop(next(iter(self._public)))
             self._public[system] = probes[0][: common_length(*probes)]
