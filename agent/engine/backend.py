@@ -111,7 +111,7 @@ class Backend(Protocol):
 
     @property
     def can_share(self) -> bool:
-        """True when slots may share cells and drop a tail: a plain attention cache over all positions."""
+        """True when slots may share cells and drop a tail: an attention cache that keeps all positions."""
 
     @property
     def can_shift(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.engine.backend import BatchRows, Buffer, DecodeStatus
+from agent.engine.batch import Batch
 from agent.engine.llama.bindings import lib, log_tail
 from agent.engine.llama.context import context_params, model_params, num_slots
 from agent.engine.llama.forecast import forecast
@@ -51,19 +52,15 @@ class LlamaBackend:
         self._tokenizer = LlamaTokenizer(self._model)
         _return_free_memory()
         base_bytes = anonymous_bytes()
+        # Known once there is a context.
+        self.can_share = False
+        self._is_probed = False
         self.forecast = forecast(load, self.model_bytes, base_bytes)
         _return_free_memory()
 
     @property
     def num_cells(self) -> int:
         return int(lib.llama_n_ctx(self._context)) if self._context else 0
-
-    @property
-    def can_share(self) -> bool:
-        # A recurrent state cannot drop a tail, and a sliding window has forgotten what lies before it.
-        model = self._model
-        has_state = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
-        return not has_state and lib.llama_model_n_swa(model) == 0
 
     @property
     def can_shift(self) -> bool:
@@ -188,6 +185,21 @@ class LlamaBackend:
                 f"no context of {num_cells} tokens could be made: {log_tail.reason()}; lower engine.n_ctx"
             )
         self._memory = lib.llama_get_memory(self._context)
+        if not self._is_probed:
+            self._is_probed, self.can_share = True, self._can_drop_tail()
+
+    def _can_drop_tail(self) -> bool:
+        """Try it: two tokens, less the second. A recurrent state cannot go back, whatever it says."""
+        model = self._model
+        if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
+            return False
+        lib.llama_memory_clear(self._memory, True)
+        batch = Batch(tokens=[0, 0], positions=[0, 1], slots=[0, 0], outputs=[False, True])
+        is_dropped = self.decode(batch) is DecodeStatus.OK and self.remove(0, 1)
+        first = lib.llama_memory_seq_pos_min(self._memory, 0)
+        can = is_dropped and first == 0 and self.next_position(0) == 1
+        lib.llama_memory_clear(self._memory, True)
+        return bool(can)
 
     def _free_context(self) -> None:
         if self._context:
