@@ -11,7 +11,7 @@ from agent.engine.chat_template import ChatTemplate
 from agent.engine.engine import Options
 from agent.engine.messages import Load
 from agent.engine.prefix_store import PrefixStore
-from agent.hardware.memory import anonymous_bytes
+from agent.hardware.process import anonymous_bytes
 from agent.request import Finished, Message
 from tests.support.engine_driver import EngineDriver
 from tests.support.model_load import load

@@ -8,6 +8,7 @@ codes. GGML_ASSERT ends the process, so sizes and indices are checked by the cal
 import contextlib
 import ctypes
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from agent.engine.backend import BatchRows, Buffer, DecodeStatus
 from agent.engine.batch import Batch
 from agent.engine.llama.bindings import lib, log_tail
 from agent.engine.llama.context import context_params, model_params, num_slots
-from agent.engine.llama.forecast import forecast
+from agent.engine.llama.forecast import plan
 from agent.engine.llama.tokenizer import LlamaTokenizer
 from agent.engine.messages import Load
 from agent.errors import InsufficientMemory, ModelUnavailable
-from agent.hardware.memory import anonymous_bytes
+from agent.hardware.process import anonymous_bytes
 from agent.request import Sampling
 
 
@@ -44,19 +45,19 @@ class LlamaBackend:
         self._memory: Any = None
         # Renumbered positions reach the keys with the next decode; until then the state is not whole.
         self._is_shift_pending = False
-        self._model = _open_model(load)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            planned = beside.submit(plan, load)
+            self._model = _open_model(load)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
         self.num_slots = num_slots(load)
         self.n_batch = max(load.n_batch, self.num_slots)
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
         self._tokenizer = LlamaTokenizer(self._model)
-        _return_free_memory()
-        base_bytes = anonymous_bytes()
         # Known once there is a context.
         self.can_share = False
         self._is_probed = False
-        self.forecast = forecast(load, self.model_bytes, base_bytes)
         _return_free_memory()
+        self.forecast = planned.result().forecast(self.model_bytes, anonymous_bytes())
 
     @property
     def num_cells(self) -> int:

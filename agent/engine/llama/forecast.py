@@ -6,6 +6,7 @@ the attention mask. Buffers on a GPU count as well: where memory is unified it i
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from agent.engine.llama.bindings import lib, log_tail
@@ -22,17 +23,33 @@ _BUFFER = re.compile(r"(?:output|compute) buffer size = +([\d.]+) MiB")
 _OTHER_BYTES = 4 * _MIB
 
 
-def forecast(load: Load, model_bytes: int, anonymous_bytes: int) -> Forecast:
-    """`anonymous_bytes` is what the process has with the model loaded and no context.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Bytes of a context: of each cell, and of all else in it."""
 
-    Raises ModelUnavailable or InsufficientMemory with llama.cpp's own reason.
+    cell_bytes: int
+    compute_bytes: int
+
+    def forecast(self, weights_bytes: int, anonymous_bytes: int) -> Forecast:
+        """`anonymous_bytes` is what the process has with the model loaded and no context."""
+        return Forecast(
+            weights_bytes=weights_bytes,
+            compute_bytes=self.compute_bytes,
+            cell_bytes=self.cell_bytes,
+            fixed_bytes=anonymous_bytes + _OTHER_BYTES,
+        )
+
+
+def plan(load: Load) -> Plan:
+    """Ask llama.cpp. Raises ModelUnavailable or InsufficientMemory with its own reason.
+
+    Takes as long as opening the model, and may run on a thread beside that.
     """
     params = lib.llama_model_default_params()
     params.no_alloc = True
     params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = False
     params.n_gpu_layers = load.n_gpu_layers
-    log_tail.clear()
     model = lib.llama_model_load_from_file(load.path.encode(), params)
     if not model:
         raise ModelUnavailable(f"{load.path}: llama.cpp cannot load this model: {log_tail.reason()}")
@@ -42,12 +59,7 @@ def forecast(load: Load, model_bytes: int, anonymous_bytes: int) -> Forecast:
     finally:
         lib.llama_model_free(model)
     cell_bytes = (more_kv + large - kv - small) / (_LARGE - _SMALL)
-    return Forecast(
-        weights_bytes=model_bytes,
-        compute_bytes=max(0, round(kv + small - _SMALL * cell_bytes)),
-        cell_bytes=round(cell_bytes),
-        fixed_bytes=anonymous_bytes + _OTHER_BYTES,
-    )
+    return Plan(cell_bytes=round(cell_bytes), compute_bytes=max(0, round(kv + small - _SMALL * cell_bytes)))
 
 
 def _buffers(model: Any, load: Load, n_ctx: int) -> tuple[float, float]:

@@ -20,7 +20,6 @@ class LlamaTokenizer:
         self._num_tokens = lib.llama_vocab_n_tokens(self._vocab)
         template = lib.llama_model_chat_template(model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
-        self._ends = {t for t in range(self._num_tokens) if lib.llama_vocab_is_eog(self._vocab, t)}
 
     @cached_property
     def specials(self) -> Mapping[str, SpecialToken]:
@@ -69,7 +68,7 @@ class LlamaTokenizer:
             size = -count
 
     def is_end(self, token: int) -> bool:
-        return token in self._ends
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
     def _text(self, token: int) -> str:
         if token < 0:
