@@ -14,7 +14,8 @@ from tests.support.fake_backend import FakeBackend
 
 SYSTEM = list(range(1000, 1050))
 SAMPLED = Sampling(seed=3, temperature=1.0)
-# Failures that are nobody's own doing.
+# Why a request may be stopped from outside, and what may end one without an answer.
+REASONS = [FinishReason.CANCELLED, FinishReason.TIMEOUT]
 KNOWN_FAILURES = {"cancelled", "expired", "internal", "insufficient_memory"}
 
 
@@ -50,7 +51,7 @@ submits = st.builds(
     is_sampled=st.booleans(),
     priority=st.integers(-1, 1),
 )
-cancels = st.builds(Cancel, which=st.integers(0, 20), reason=st.sampled_from(FinishReason))
+cancels = st.builds(Cancel, which=st.integers(0, 20), reason=st.sampled_from(REASONS))
 pressures = st.builds(Pressure, st.integers(0, 2))
 troubles = st.builds(Trouble, st.sampled_from(["none", "no resize", "lost state", "sleep", "shrink", "fail"]))
 storms = st.lists(st.one_of(submits, submits, st.integers(1, 6), cancels, pressures, troubles), max_size=30)
