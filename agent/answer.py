@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from agent.errors import Internal, RequestError, from_code
+from agent.errors import Cancelled, Expired, Internal, RequestError, from_code
 from agent.request import (
     Delta,
     Event,
@@ -90,6 +90,15 @@ class Answer:
         self.take(
             Finished(finish_reason=reason, usage=usage, timings=Timings(queue_s=0, prefill_s=0, decode_s=0))
         )
+
+    def abandon(self) -> None:
+        """End a cancelled answer without an engine: with the text there is, or in an error."""
+        if self.has_tokens and self.cancel_reason:
+            self.cut(self.cancel_reason)
+        elif self.cancel_reason is FinishReason.TIMEOUT:
+            self.fail(Expired("the request's time to live ended before its first token"))
+        else:
+            self.fail(Cancelled("the request was cancelled before its first token"))
 
     async def pieces(self, start: int = 0) -> AsyncIterator[str]:
         """Text from character `start` on, as it comes. Raises the RequestError it ends in."""

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -16,16 +17,20 @@ from agent import logs, systemd
 from agent.api.front import build_app
 from agent.api.http import FOLDER_MODE, HttpServer, bind_socket
 from agent.catalog.manifest import load_manifest
-from agent.catalog.placement import Placement, place
+from agent.catalog.placement import Placement, Resources, place
 from agent.catalog.store import Store
 from agent.catalog.watch import FolderWatch
 from agent.config import Config
 from agent.engine.messages import Load
-from agent.engine_client import EngineClient, EngineState
+from agent.engine_client import EngineClient
 from agent.engine_process import COMMAND
+from agent.engine_state import EngineState
 from agent.errors import ConfigError, ManifestError, ModelFileError, ModelUnavailable
 from agent.hardware.cpu import usable_cores
-from agent.hardware.memory import available_bytes
+from agent.hardware.memory import ROOT, available_bytes
+from agent.hardware.process import anonymous_bytes
+from agent.memory_level import MemoryLevel
+from agent.memory_watch import MemoryWatch
 from agent.mqtt.front import MqttFront
 from agent.places import state_folder
 from agent.request import FinishReason
@@ -37,29 +42,41 @@ DRAIN_S = 10.0
 LAST_FRAMES_S = 3.0
 
 
-def main(config: Config, engine_command: tuple[str, ...] | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT. Raises ConfigError and other TampuErrors at start."""
+def main(config: Config, engine_command: tuple[str, ...] | None = None, root: Path = ROOT) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Raises ConfigError and other TampuErrors at start.
+
+    `root` is where the box's memory and cores are read.
+    """
     logs.set_up(config.log)
     with _only_instance(config.api.socket):
         sock = bind_socket(config.api.socket, config.api.group)
         # The engine may write there and nowhere else: profiles it has computed.
         command = engine_command or (*COMMAND, str(state_folder() / "profiles"))
-        return asyncio.run(App(config, sock, command).run())
+        return asyncio.run(App(config, sock, command, root).run())
 
 
 class App:
     """One daemon from start to exit."""
 
-    def __init__(self, config: Config, sock: socket.socket, engine_command: tuple[str, ...]) -> None:
+    def __init__(
+        self, config: Config, sock: socket.socket, engine_command: tuple[str, ...], root: Path = ROOT
+    ) -> None:
         self._config = config
+        self._root = root
         self._stop = asyncio.Event()
         self._engine = EngineClient(
-            self._find_model, config.limits, self._on_engine_state, command=engine_command
+            self._find_model,
+            config.limits,
+            self._on_engine_state,
+            command=engine_command,
+            idle_s=config.engine.idle.process_s,
+            memory_level=MemoryLevel(root),
         )
         self._status = StatusSource(config.node, self._engine)
         self._front = MqttFront(config, self._engine, self._status)
         api = build_app(self._engine, self._status, config.limits, dict(config.profiles))
         self._http = HttpServer(api, sock)
+        self._memory_watch = MemoryWatch(self._on_pressure, root)
         self._watch: FolderWatch | None = None
         self._is_ready = False
 
@@ -75,6 +92,7 @@ class App:
             asyncio.create_task(self._engine.run(), name="engine supervisor"),
             asyncio.create_task(self._front.run(), name="mqtt"),
             asyncio.create_task(systemd.feed_watchdog(), name="watchdog"),
+            asyncio.create_task(self._memory_watch.run(), name="memory watch"),
         ]
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         done, _ = await asyncio.wait([stop, *tasks[:2]], return_when=asyncio.FIRST_COMPLETED)
@@ -110,22 +128,31 @@ class App:
     # ---- the model ---------------------------------------------------------------------------
 
     def _find_model(self) -> Load:
-        """What the engine should load now. Raises ModelUnavailable."""
+        """What the engine should load now. Raises ModelUnavailable or InsufficientMemory."""
         placement = self._place()
         for reason in placement.why:
             log.info("model %s %s: %s", placement.name, placement.quant, reason)
         self._status.model = ModelIdentity(placement.name, placement.quant, placement.sha256)
+        self._status.budget = placement.budget
         return placement.load
 
     def _place(self) -> Placement:
         models = self._config.models
         try:
             manifest = load_manifest(Path(models.manifest) if models.manifest else None)
-            return place(
-                self._config, manifest, Store(Path(models.folder)), available_bytes(), usable_cores()
-            )
+            return place(self._config, manifest, Store(Path(models.folder)), self._resources())
         except (ManifestError, ModelFileError, OSError) as error:
             raise ModelUnavailable(str(error)) from error
+
+    def _resources(self) -> Resources:
+        """What there is for us; what both processes hold already is ours as well."""
+        pids = [pid for pid in (os.getpid(), self._engine.pid) if pid]
+        own = sum(anonymous_bytes(pid, self._root) for pid in pids)
+        return Resources(
+            available_bytes=available_bytes(self._root) + own,
+            cores=usable_cores(self._root),
+            level=self._engine.memory_level.level,
+        )
 
     def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """A model that arrives later is taken without a restart. A folder that cannot be watched is said."""
@@ -141,6 +168,11 @@ class App:
             log.warning("%s is not watched for new models: %s", models.folder, error)
             return
         self._watch = watch
+
+    def _on_pressure(self, level: int, sentence: str) -> None:
+        self._status.shortage = sentence
+        self._engine.set_pressure(level)
+        self._front.publish_state()
 
     def _on_engine_state(self) -> None:
         engine = self._engine

@@ -12,6 +12,11 @@ from msgspec import Meta, Struct
 NAME = r"^[A-Za-z0-9_.-]{1,64}\Z"
 """Nodes, clients and ids on the wire; `.` and `..` are refused besides."""
 
+SIZE = r"^(auto|[0-9]{1,6}(\.[0-9]{1,3})?[KMG])\Z"
+"""`auto`, or a number with its unit: K, M and G are 2**10, 2**20 and 2**30 bytes, as systemd has them."""
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
 Port = Annotated[int, Meta(ge=1, le=65535)]
 TopicPrefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z", max_length=128)]
 
@@ -51,11 +56,34 @@ class Models(_Section, frozen=True):
     name: Annotated[str, Meta(min_length=1)] = "auto"
 
 
+class Idle(_Section, frozen=True):
+    """After how long without a request memory is given back, in seconds; 0 means never.
+
+    First the engine frees its context (the next prompt makes another, in tens of milliseconds), then
+    the daemon ends the engine process (the next prompt loads the model again).
+    """
+
+    context_s: Annotated[float, Meta(ge=0, le=604_800)] = 300.0
+    process_s: Annotated[float, Meta(ge=0, le=604_800)] = 1800.0
+
+
 class Engine(_Section, frozen=True):
+    """`memory` bounds the anonymous memory of both processes and the mapped weights that stay in RAM,
+    together: see agent/catalog/budget.py. A plain number is in bytes."""
+
+    memory: Annotated[int, Meta(ge=1 << 20)] | Annotated[str, Meta(pattern=SIZE)] = "auto"
     n_ctx: Annotated[int, Meta(ge=256, le=1 << 20)] | Literal["auto"] = "auto"
     slots: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = "auto"
     kv_type: Literal["auto", "f16", "q8_0", "q4_0"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] | Literal["auto"] = "auto"
+    idle: Idle = Idle()
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` as a number; None is `auto`."""
+        if isinstance(self.memory, int):
+            return self.memory
+        return None if self.memory == "auto" else int(float(self.memory[:-1]) * _UNITS[self.memory[-1]])
 
 
 class Profile(_Section, frozen=True):

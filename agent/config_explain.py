@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from agent.config import NAME, Config, Profile
+from agent.config import NAME, SIZE, Config, Profile
 
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|\[\.\.\.\]")
 
@@ -30,6 +30,8 @@ def explain(tree: dict[str, Any], text: str) -> tuple[list[str], str]:
         return keys, f"{name}.{reason.split('`')[1]}: is missing; it has no default"
     if "enum value" in reason:
         return keys, f"{name}: {short(value)} is not allowed; expected {' or '.join(_choices(_kind(keys)))}"
+    if repr(SIZE) in reason:
+        return keys, f"{name}: {short(value)} is not allowed; expected auto, or a size like 400M or 1.5G"
     rule = one_line(reason).removeprefix("Expected ").replace("`", "").replace("\\Z", "$")
     return keys, f"{name}: {short(value)} is not allowed; expected {rule}"
 

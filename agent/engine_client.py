@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
-from enum import StrEnum
+from collections.abc import Callable
 
 from agent.admission import Admission
 from agent.answer import Answer
+from agent.backoff import Backoff
 from agent.config import Limits
 from agent.engine.messages import (
     PROTOCOL,
@@ -25,24 +25,26 @@ from agent.engine.messages import (
     Load,
     Loaded,
     LoadFailed,
+    Pressure,
     Stats,
     Submit,
     ToDaemon,
 )
-from agent.engine_process import COMMAND, EngineProcess
+from agent.engine_process import COMMAND, EngineProcess, never_spoke
+from agent.engine_state import EngineState
 from agent.errors import (
     Busy,
-    Cancelled,
     EngineProtocolError,
     EngineTimeout,
-    Expired,
     Internal,
-    ModelUnavailable,
     RequestError,
     from_code,
 )
+from agent.memory_level import MemoryLevel
 from agent.request import FinishReason, Request
 from agent.sessions import Sessions
+from agent.slumber import Slumber
+from agent.stall import StallWatch
 from agent.suspects import Suspects
 
 log = logging.getLogger(__name__)
@@ -52,25 +54,16 @@ STALL_S = 60.0
 # Reading the weights from a slow SD card is silent and may take minutes.
 LOAD_STALL_S = 900.0
 CANCEL_WITHIN_S = 2.0
-FIRST_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 30.0
-# A child that lived so long starts the backoff afresh.
-STABLE_AFTER_S = 60.0
 RETRY_LOAD_S = 60.0
-
-
-class EngineState(StrEnum):
-    STARTING = "starting"
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
+ASLEEP = "asleep: the next prompt wakes the model"
 
 
 class EngineClient:
     """Owns the child process. `find_model` says what to load, or raises the RequestError why not; it
     reads files, so it is called on a thread of its own.
 
-    `on_state` is called, on the loop, whenever `state` or `reason` changes.
+    `on_state` is called, on the loop, whenever `state` or `reason` changes. After `idle_s` seconds
+    without a request (0: never) the child is ended, and the next request starts it again.
     """
 
     def __init__(
@@ -81,14 +74,20 @@ class EngineClient:
         *,
         command: tuple[str, ...] = COMMAND,
         stall_s: float = STALL_S,
+        idle_s: float = 0.0,
+        memory_level: MemoryLevel | None = None,
     ) -> None:
         self.state = EngineState.STARTING
         self.reason = "the engine process is starting"
+        self.state_since = time.monotonic()
         self.hello: Hello | None = None
         self.loaded: Loaded | None = None
         self.stats: Stats | None = None
         self.last_crash: str | None = None
         self.num_restarts = 0
+        self.pressure = 0
+        self.memory_level = memory_level or MemoryLevel()
+        self.slumber = Slumber(idle_s)
         self._find_model = find_model
         self._on_state = on_state
         self._command = command
@@ -101,8 +100,8 @@ class EngineClient:
         self._sessions = Sessions(limits)
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._retry = asyncio.Event()
-        self._last_word_at = time.monotonic()
-        self._was_stuck = False
+        self._stall = StallWatch(self._patience_s, stall_s / 10)
+        self._failure: RequestError | None = None
         self._is_closed = False
 
     # ---- what fronts use ---------------------------------------------------------------------
@@ -122,7 +121,8 @@ class EngineClient:
         return sum(not answer.is_started for answer in self._live.values())
 
     def submit(self, request: Request, *, supersede: bool = False, replaces_history: bool = False) -> Answer:
-        """Take a request in. Raises Busy, RateLimited or ModelUnavailable: the queue is bounded.
+        """Take a request in; a sleeping engine wakes. Raises Busy or RateLimited: the queue is bounded;
+        ModelUnavailable or InsufficientMemory: there is no model.
 
         The other two are about the request's session: `supersede` cancels what is under way in it, with
         `replaces_history` the messages are all there is and not one more turn.
@@ -133,8 +133,8 @@ class EngineClient:
         outgoing = self._sessions.under_way(request) if supersede else []
         staying = [answer for answer in self._live.values() if answer not in outgoing]
         self._admission.check(request.client, staying, num_slots)
-        if self.state is EngineState.FAILED:
-            raise ModelUnavailable(self.reason, retry_after_ms=int(RETRY_LOAD_S * 1000))
+        if self.state is EngineState.FAILED and self._failure:
+            raise type(self._failure)(self.reason, retry_after_ms=int(RETRY_LOAD_S * 1000))
         for answer in reversed(outgoing):  # the running one last: nobody behind it begins
             self.cancel(answer)
         answer = Answer(self._next_key, request)
@@ -146,6 +146,8 @@ class EngineClient:
             self._deadlines[answer.key] = loop.call_later(
                 request.ttl_s, self.cancel, answer, FinishReason.TIMEOUT
             )
+        if self.state is EngineState.ASLEEP:
+            self.slumber.wake()
         self._pump()
         return answer
 
@@ -185,34 +187,44 @@ class EngineClient:
         """The model folder has changed: try again now if the last load failed."""
         self._retry.set()
 
+    def set_pressure(self, level: int) -> None:
+        """How short the box is of memory (hardware/pressure.py); the engine is told, and the next one too."""
+        self.pressure = level
+        if self._process and self.state is EngineState.READY:
+            self._process.send(Pressure(level))
+
     # ---- the supervisor ----------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep a child alive until cancelled; then end it."""
-        backoff_s = FIRST_BACKOFF_S
+        backoff = Backoff()
         while True:
             born = time.monotonic()
             await self._live_once()
+            if self.state is EngineState.ASLEEP:
+                await self.slumber.until_woken()
+                backoff.reset()
+                continue
             self.num_restarts += 1
             if self.state is EngineState.FAILED:
                 await self._wait_for_retry()
-                backoff_s = FIRST_BACKOFF_S
+                backoff.reset()
                 continue
-            backoff_s = FIRST_BACKOFF_S if time.monotonic() - born > STABLE_AFTER_S else backoff_s
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+            await asyncio.sleep(backoff.next_s(time.monotonic() - born))
 
     async def _live_once(self) -> None:
-        """One child from birth to death."""
+        """One child from birth to death, or to sleep."""
         self._set_state(EngineState.STARTING, "the engine process is starting")
         self.hello = self.loaded = self.stats = None
         self._retry.clear()
+        self.memory_level.begin()
         try:
             self._process = process = await EngineProcess.start(self._command)
         except OSError as error:
             self._set_state(EngineState.STARTING, f"the engine process cannot be started: {error}")
             return
-        watchdog = asyncio.create_task(self._kill_when_stuck(process), name="engine watchdog")
+        watchdog = asyncio.create_task(self._stall.guard(process), name="engine watchdog")
+        sandman = asyncio.create_task(self._sleep_when_idle(process), name="engine sleep")
         failure: RequestError | None = None
         try:
             failure = await self._converse(process)
@@ -221,15 +233,17 @@ class EngineClient:
             process.kill()
         finally:
             watchdog.cancel()
+            sandman.cancel()
             # From here on nothing is sent, while the death is still being looked into.
-            self._process = None
+            self._process = self.stats = None
             how = await process.end()
-        self._bury(how, process.stderr_tail, failure)
+        if self.state is not EngineState.ASLEEP:
+            self._bury(process, how, failure)
 
     async def _converse(self, process: EngineProcess) -> RequestError | None:
         """Follow the child until it closes the pipe; returns why the model cannot be had, if so."""
         while (message := await process.receive()) is not None:
-            self._last_word_at = time.monotonic()
+            self._stall.heard()
             match message:
                 case Hello():
                     self._greet(message)
@@ -254,7 +268,10 @@ class EngineClient:
         match message:
             case Loaded():
                 self.loaded = message
+                self.slumber.end_waking(is_up=True)
                 self._set_state(EngineState.READY, "")
+                if self.pressure:
+                    self.set_pressure(self.pressure)
                 self._pump()
             case Events():
                 for item in message.items:
@@ -264,40 +281,39 @@ class EngineClient:
             case Stats():
                 self.stats = message
 
-    async def _kill_when_stuck(self, process: EngineProcess) -> None:
-        self._last_word_at = time.monotonic()
-        self._was_stuck = False
-        while True:
-            await asyncio.sleep(self._stall_s / 10)
-            silent_s = time.monotonic() - self._last_word_at
-            if self.state is EngineState.READY and not self._is_engine_busy():
-                self._last_word_at = time.monotonic()
-            elif silent_s > (self._stall_s if self.state is EngineState.READY else LOAD_STALL_S):
-                log.error("no word from the engine for %.0f s; it is killed and started again", silent_s)
-                self._was_stuck = True
-                process.kill()
-                return
+    async def _sleep_when_idle(self, process: EngineProcess) -> None:
+        """End the child gracefully when nothing was live for long: all its memory comes back."""
+        await self.slumber.until_idle(lambda: self.state is not EngineState.READY or bool(self._live))
+        # No await from here on: a request that comes now finds a sleeper, and wakes it.
+        self._process = None
+        self.slumber.fall_asleep()
+        self._set_state(EngineState.ASLEEP, ASLEEP)
+        process.hang_up()
+
+    def _patience_s(self) -> float | None:
+        """How long the child may be silent now."""
+        if self.state is not EngineState.READY:
+            return LOAD_STALL_S
+        return self._stall_s if self._is_engine_busy() else None
 
     def _is_engine_busy(self) -> bool:
         """It has work of ours, or said so last: a hung request may have ended here by its deadline."""
         said_busy = self.stats is not None and bool(self.stats.num_running or self.stats.num_waiting)
         return said_busy or any(answer.is_sent for answer in self._live.values())
 
-    def _bury(self, how: str, stderr: Iterable[str], failure: RequestError | None) -> None:
+    def _bury(self, process: EngineProcess, how: str, failure: RequestError | None) -> None:
         """Note the death, and decide for every live answer whether it may go on."""
         was_ready, said_hello = self.state is EngineState.READY, self.hello is not None
+        self.slumber.end_waking(is_up=False)
         if failure is not None:
             self._give_up(failure)
             return
+        if said_hello and process.was_killed_by_others and self.memory_level.blame(self.pressure):
+            how = f"{how}, out of memory"
         self.last_crash = f"{how} while {self.state.value}"
-        log.error("the engine ended (%s); last words: %s", how, " / ".join(stderr) or "none")
+        log.error("the engine ended (%s); last words: %s", how, " / ".join(process.stderr_tail) or "none")
         if not said_hello:
-            self._give_up(
-                ModelUnavailable(
-                    f"the engine process ended ({how}) before it could speak; if this is SIGILL,"
-                    " llama-cpp-python was built for another CPU: build it here with ./build/quickstart"
-                )
-            )
+            self._give_up(never_spoke(how))
             return
         self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")
         for answer in [a for a in self._live.values() if a.cancel_reason]:
@@ -310,12 +326,13 @@ class EngineClient:
 
     def _poison(self, how: str) -> RequestError:
         """What a request is told that was being computed at two deaths."""
-        if self._was_stuck:
+        if self._stall.was_stuck:
             return EngineTimeout(f"the engine took no step for {self._stall_s:.0f} s, twice, on this request")
         return Internal(f"the engine died twice ({how}) while it computed this request")
 
     def _give_up(self, error: RequestError) -> None:
         log.error("no answers until this is mended")
+        self._failure = error
         self._set_state(EngineState.FAILED, error.message)
         for answer in list(self._live.values()):
             self._end(answer, error)
@@ -344,25 +361,19 @@ class EngineClient:
         process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
 
     def _end_cancelled(self, answer: Answer) -> None:
-        """End a cancelled answer without an engine: with the text there is, or in an error."""
-        if answer.terminal is not None:
-            return
-        if answer.has_tokens and answer.cancel_reason:
-            answer.cut(answer.cancel_reason)
-            self._note_end(answer)
-        elif answer.cancel_reason is FinishReason.TIMEOUT:
-            self._end(answer, Expired("the request's time to live ended before its first token"))
-        else:
-            self._end(answer, Cancelled("the request was cancelled before its first token"))
+        answer.abandon()
+        self._note_end(answer)
 
     def _end(self, answer: Answer, error: RequestError) -> None:
         answer.fail(error)
         self._note_end(answer)
 
     def _note_end(self, answer: Answer) -> None:
-        if answer.terminal is None:
+        """Forget an answer that has ended; nothing happens while it lives, or the second time."""
+        if answer.terminal is None or answer.key not in self._live:
             return
         del self._live[answer.key]
+        self.slumber.stir()
         self._admission.observe(time.monotonic() - answer.submitted_at)
         if timer := self._deadlines.pop(answer.key, None):
             timer.cancel()
@@ -372,5 +383,7 @@ class EngineClient:
 
     def _set_state(self, state: EngineState, reason: str) -> None:
         if (state, reason) != (self.state, self.reason):
+            if state is not self.state:
+                self.state_since = time.monotonic()
             self.state, self.reason = state, reason
             self._on_state()

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 
 from agent.engine import messages
-from agent.errors import EngineProtocolError
+from agent.errors import EngineProtocolError, ModelUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class EngineProcess:
         self._decoder = messages.decoder(messages.ToDaemon)
         self._stderr: deque[str] = deque(maxlen=20)
         self._stderr_task = asyncio.create_task(self._read_stderr(), name="engine stderr")
+        self._is_killed_by_us = False
 
     @classmethod
     async def start(cls, command: tuple[str, ...] = COMMAND) -> "EngineProcess":
@@ -90,6 +91,11 @@ class EngineProcess:
         """The last lines the child wrote, oldest first."""
         return tuple(self._stderr)
 
+    @property
+    def was_killed_by_others(self) -> bool:
+        """True after it ended by a SIGKILL that was not ours: the OOM killer's, most likely."""
+        return self._process.returncode == -signal.SIGKILL and not self._is_killed_by_us
+
     def send(self, message: messages.ToEngine) -> None:
         """Hand over a message; how many are under way is bounded by the queue of live requests."""
         self._writer.write(messages.encode(message))
@@ -111,12 +117,17 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End the child now; its memory comes back."""
+        self._is_killed_by_us = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def end(self) -> str:
-        """Close the pipe, wait for the child (kill it if it lingers), and say how it ended."""
+    def hang_up(self) -> None:
+        """Close the pipe: the child ends by itself, and `receive` ends."""
         self._writer.close()
+
+    async def end(self) -> str:
+        """Hang up, wait for the child (kill it if it lingers), and say how it ended."""
+        self.hang_up()
         try:
             await asyncio.wait_for(self._process.wait(), ENDS_WITHIN_S)
         except TimeoutError:
@@ -139,6 +150,14 @@ class EngineProcess:
             text = line.decode("utf-8", "replace").rstrip()[:500]
             log.info("engine says: %s", text)
             self._stderr.append(text)
+
+
+def never_spoke(how: str) -> ModelUnavailable:
+    """What a child that ended before its Hello means."""
+    return ModelUnavailable(
+        f"the engine process ended ({how}) before it could speak; if this is SIGILL,"
+        " llama-cpp-python was built for another CPU: build it here with ./build/quickstart"
+    )
 
 
 def describe_exit(code: int) -> str:

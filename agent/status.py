@@ -7,16 +7,51 @@ import psutil
 from msgspec import Struct
 
 from agent import __version__
-from agent.engine_client import EngineClient, EngineState
+from agent.catalog.budget import Budget
+from agent.engine.messages import Loaded, Stats
+from agent.engine_client import EngineClient
+from agent.engine_state import EngineState
+from agent.hardware.process import anonymous_bytes
+
+# The pressure at which the box counts as degraded.
+OUT_OF_MEMORY = 2
 
 BoxState = Literal["starting", "online", "degraded", "stopping", "offline"]
 
 
 class Memory(Struct, frozen=True):
-    """Resident bytes of both processes now."""
+    """Bytes of both processes now, and the budget they live in (catalog/budget.py).
+
+    A None is not known (yet). `engine_predicted_bytes` is what the engine's anonymous memory should be
+    by llama.cpp's own forecast; `level` how far the budget is lowered after deaths for memory, and
+    `pressure` how short the box is of it (hardware/pressure.py).
+    """
 
     daemon_rss_bytes: int
     engine_rss_bytes: int
+    daemon_anonymous_bytes: int | None = None
+    engine_anonymous_bytes: int | None = None
+    engine_predicted_bytes: int | None = None
+    hard_bytes: int | None = None
+    hot_file_bytes: int | None = None
+    is_warm: bool = True
+    level: int = 0
+    pressure: int = 0
+
+
+class EngineStatus(Struct, frozen=True):
+    """The engine process: `state` since `for_s` seconds. `is_context_free` says that it has given its
+    context back and makes another for the next prompt; `wake_s` what its last waking took."""
+
+    state: str
+    for_s: float
+    is_context_free: bool = False
+    wake_s: float | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """A request would be computed now, or as soon as the model is awake."""
+        return self.state in (EngineState.READY, EngineState.ASLEEP)
 
 
 class ModelStatus(Struct, frozen=True):
@@ -45,6 +80,7 @@ class Status(Struct, frozen=True):
     engine_restarts: int
     last_crash: str | None
     memory: Memory
+    engine: EngineStatus
 
 
 class ModelIdentity(Struct, frozen=True):
@@ -61,7 +97,10 @@ class StatusSource:
     def __init__(self, node: str, engine: EngineClient, model: ModelIdentity | None = None) -> None:
         self.node = node
         self.model = model
+        self.budget: Budget | None = None
         self.mqtt = "disconnected"
+        # One sentence with numbers, while the box is short of memory.
+        self.shortage = ""
         self.is_stopping = False
         self._engine = engine
         self._born = time.monotonic()
@@ -70,13 +109,18 @@ class StatusSource:
         """The state devices see, and one sentence why when it is not `online`."""
         if self.is_stopping:
             return "stopping", "the daemon is shutting down"
-        match self._engine.state:
-            case EngineState.READY:
-                return "online", ""
-            case EngineState.FAILED:
-                return "degraded", self._engine.reason
-            case _:
-                return ("degraded" if self._engine.num_restarts else "starting"), self._engine.reason
+        engine = self._engine
+        if engine.state is EngineState.FAILED:
+            return "degraded", engine.reason
+        if engine.pressure >= OUT_OF_MEMORY:
+            return "degraded", f"this box is out of memory: {self.shortage}"
+        if engine.state is EngineState.READY and engine.memory_level.level:
+            return "degraded", "runs in a smaller memory budget after it was killed for memory"
+        if engine.state is EngineState.READY or engine.state is EngineState.ASLEEP:
+            return "online", engine.reason
+        if engine.slumber.is_waking:
+            return "online", f"waking: {engine.reason}"
+        return ("degraded" if engine.num_restarts else "starting"), engine.reason
 
     def read(self) -> Status:
         """The status now."""
@@ -98,9 +142,28 @@ class StatusSource:
             tokens_per_s=round(stats.tokens_per_s, 1) if stats else 0.0,
             engine_restarts=engine.num_restarts,
             last_crash=engine.last_crash,
-            memory=Memory(
-                daemon_rss_bytes=_rss(None), engine_rss_bytes=_rss(engine.pid) if engine.pid else 0
+            memory=self._memory(),
+            engine=EngineStatus(
+                state=engine.state.value,
+                for_s=round(time.monotonic() - engine.state_since, 1),
+                is_context_free=stats.is_asleep if stats else False,
+                wake_s=engine.slumber.wake_s,
             ),
+        )
+
+    def _memory(self) -> Memory:
+        engine, budget = self._engine, self.budget
+        return Memory(
+            daemon_rss_bytes=_rss(None),
+            engine_rss_bytes=_rss(engine.pid) if engine.pid else 0,
+            daemon_anonymous_bytes=anonymous_bytes() or None,
+            engine_anonymous_bytes=(anonymous_bytes(engine.pid) or None) if engine.pid else 0,
+            engine_predicted_bytes=_predicted(engine.loaded, engine.stats),
+            hard_bytes=budget.hard_bytes if budget else None,
+            hot_file_bytes=budget.hot_file_bytes if budget else None,
+            is_warm=budget.is_warm if budget else True,
+            level=engine.memory_level.level,
+            pressure=engine.pressure,
         )
 
     def _model(self) -> ModelStatus | None:
@@ -115,6 +178,16 @@ class StatusSource:
             n_ctx=loaded.n_ctx,
             slots=loaded.n_seq_max,
         )
+
+
+def _predicted(loaded: Loaded | None, stats: Stats | None) -> int | None:
+    """The engine's anonymous memory with as many cells as it has now, in bytes."""
+    forecast = loaded.memory if loaded else None
+    if forecast is None or stats is None:
+        return None
+    if stats.is_asleep:
+        return forecast.fixed_bytes
+    return forecast.needed_bytes(stats.cells_total)
 
 
 def _rss(pid: int | None) -> int:

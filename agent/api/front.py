@@ -40,7 +40,7 @@ _NAME = re.compile(NAME)
 
 
 class Health(Status, frozen=True, kw_only=True):
-    """The box's status; `ready` is true when a request would be computed now."""
+    """The box's status; `ready` is true when a request would be computed now, if need be after waking."""
 
     ready: bool
 
@@ -56,7 +56,9 @@ def build_app(
 
     async def health(_: HttpRequest) -> Response:
         now = status.read()
-        return _json(Health(*msgspec.structs.astuple(now), ready=now.state == "online"))
+        return _json(
+            Health(*msgspec.structs.astuple(now), ready=now.engine.is_ready and now.state != "stopping")
+        )
 
     chat = ChatCompletions(engine, status, limits, profiles)
     app = Starlette(

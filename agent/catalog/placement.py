@@ -4,24 +4,37 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.catalog.gguf import read_header
+from agent.catalog.budget import ENGINE_BYTES, Budget, plan
+from agent.catalog.gguf import GgufHeader, read_header
+from agent.catalog.kv_size import KvSize, kv_size
 from agent.catalog.manifest import Manifest, Model, Variant
 from agent.catalog.store import FileState, Store
 from agent.config import Config
 from agent.engine.messages import Load
 from agent.errors import ManifestError, ModelFileError, ModelUnavailable
 
-# The KV cache may take this part of the memory that is available once the weights are in it.
-KV_SHARE = 4
+# The KV cache grows with the load; these bound how far. Fewer cells hold no conversation.
 MIN_N_CTX = 512
-MAX_N_CTX = 4096
+MAX_N_CTX = 8192
+# Below so many cells a cheaper format buys more than it costs.
+GOOD_N_CTX = 2048
+# While the cache is resized, a copy of its state lies beside it (engine/pool.py).
+RESIZE_ROOM = 1.5
 DEFAULT_SLOTS = 8
 # Small steps cost little speed and keep compute buffers, and the stall of a long prompt, small.
 N_BATCH = 256
-# Bytes per cell relative to f16.
-KV_COST = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
-# For a file the manifest does not know: between the small models' 12 and 112 KiB.
-UNKNOWN_KV_BYTES_PER_TOKEN = 64 << 10
+
+
+class Resources(Struct, frozen=True):
+    """What placement has to know of the box.
+
+    `available_bytes` includes what both processes have taken already; `level` says how far the
+    budget is lowered (agent/memory_level.py).
+    """
+
+    available_bytes: int
+    cores: int
+    level: int = 0
 
 
 class Placement(Struct, frozen=True):
@@ -31,49 +44,67 @@ class Placement(Struct, frozen=True):
     quant: str
     sha256: str
     load: Load
+    budget: Budget
     why: tuple[str, ...]
 
 
-def place(config: Config, manifest: Manifest, store: Store, available_bytes: int, cores: int) -> Placement:
-    """Choose for this box. Raises ModelUnavailable with the next step."""
+class _File(Struct, frozen=True):
+    """A model file and what its header says; `key` names its content."""
+
+    path: Path
+    key: str
+    num_bytes: int
+    n_ctx_train: int
+    kv: KvSize
+
+
+def place(config: Config, manifest: Manifest, store: Store, resources: Resources) -> Placement:
+    """Choose for this box. Raises ModelUnavailable or InsufficientMemory with the next step."""
     wanted = config.models.name
     if wanted.endswith(".gguf"):
-        return _place_file(config, store.folder / wanted, available_bytes, cores)
+        return _place_file(config, store.folder / wanted, resources)
     try:
         model = manifest.model(wanted)
     except ManifestError as error:
         raise ModelUnavailable(str(error)) from error
-    variant = _present(model, store)
-    load, why = _load(
-        config, store.locate(variant), variant.kv_bytes_per_token, variant.file_bytes, available_bytes, cores
+    variant, header = _present(model, store)
+    file = _File(
+        path=store.locate(variant),
+        key=variant.sha256,
+        num_bytes=variant.file_bytes,
+        n_ctx_train=model.n_ctx_train,
+        kv=kv_size(header, variant.kv_bytes_per_token),
     )
-    return Placement(name=model.name, quant=variant.quant, sha256=variant.sha256, load=load, why=why)
+    load, budget, why = _load(config, file, resources)
+    return Placement(model.name, variant.quant, variant.sha256, load, budget, why)
 
 
-def _place_file(config: Config, path: Path, available_bytes: int, cores: int) -> Placement:
+def _place_file(config: Config, path: Path, resources: Resources) -> Placement:
     """A file named by hand: taken as it is, once its header is sound."""
     try:
-        file_bytes = path.stat().st_size
+        found = path.stat()
     except FileNotFoundError as error:
         raise ModelUnavailable(
             f"{path}: no such model file; put it there or choose another with models.name"
         ) from error
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path}: cannot be read: {error}") from error
-    _check_header(path)
-    load, why = _load(config, path, UNKNOWN_KV_BYTES_PER_TOKEN, file_bytes, available_bytes, cores)
-    return Placement(name=path.stem, quant="unknown", sha256="", load=load, why=why)
+    header = _header(path)
+    # A hash would have to read the whole file.
+    key = f"{path.name}:{found.st_size}:{found.st_mtime_ns}"
+    file = _File(path, key, found.st_size, _n_ctx_train(header), kv_size(header))
+    load, budget, why = _load(config, file, resources)
+    return Placement(path.stem, "unknown", "", load, budget, why)
 
 
-def _present(model: Model, store: Store) -> Variant:
+def _present(model: Model, store: Store) -> tuple[Variant, GgufHeader]:
     """The first variant whose file is there and whole."""
     complaints = []
     for variant in model.variants:
         path = store.locate(variant)
         match store.status(variant):
             case FileState.PRESENT:
-                _check_header(path)
-                return variant
+                return variant, _header(path)
             case FileState.MISSING:
                 complaints.append(f"{path} is missing")
             case FileState.WRONG_SIZE:
@@ -84,9 +115,9 @@ def _present(model: Model, store: Store) -> Variant:
     )
 
 
-def _check_header(path: Path) -> None:
+def _header(path: Path) -> GgufHeader:
     try:
-        read_header(path)
+        return read_header(path)
     except ModelFileError as error:
         raise ModelUnavailable(str(error)) from error
 
@@ -99,32 +130,53 @@ def _header_complaint(path: Path) -> str:
     return f"{path} has another size than this model"
 
 
-def _load(
-    config: Config, path: Path, kv_bytes_per_token: int, file_bytes: int, available_bytes: int, cores: int
-) -> tuple[Load, tuple[str, ...]]:
+def _n_ctx_train(header: GgufHeader) -> int:
+    value = header.metadata.get(f"{header.metadata.get('general.architecture')}.context_length")
+    return value if isinstance(value, int) and value > 0 else MAX_N_CTX
+
+
+def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budget, tuple[str, ...]]:
     wishes = config.engine
-    kv_type = "f16" if wishes.kv_type == "auto" else wishes.kv_type
-    cell_bytes = kv_bytes_per_token * KV_COST[kv_type]
-    if wishes.n_ctx == "auto":
-        room = max(0, available_bytes - file_bytes) / KV_SHARE
-        n_ctx = int(min(MAX_N_CTX, max(MIN_N_CTX, room / cell_bytes // 256 * 256)))
-        reason = (
-            f"n_ctx {n_ctx}: a quarter of the {available_bytes >> 20} MiB available, less the weights, for KV"
-        )
-    else:
-        n_ctx = wishes.n_ctx
-        reason = f"n_ctx {n_ctx}: configured"
-    threads = cores if wishes.threads == "auto" else wishes.threads
+    most = min(MAX_N_CTX, file.n_ctx_train) if wishes.n_ctx == "auto" else wishes.n_ctx
+    types = file.kv.types if wishes.kv_type == "auto" else (wishes.kv_type,)
+    cache_bytes = int(min(MIN_N_CTX, most) * file.kv.cell_bytes(types[-1]) * RESIZE_ROOM)
+    budget = plan(
+        wishes.memory_bytes, resources.available_bytes, file.num_bytes, cache_bytes, resources.level
+    )
+    kv_type, room = _kv_type(file.kv, types, budget, min(GOOD_N_CTX, most))
+    n_ctx = most if wishes.n_ctx != "auto" else min(most, max(MIN_N_CTX, room // 256 * 256))
+    threads = resources.cores if wishes.threads == "auto" else wishes.threads
     load = Load(
-        path=str(path),
+        path=str(file.path),
         n_ctx=n_ctx,
         n_seq_max=DEFAULT_SLOTS if wishes.slots == "auto" else wishes.slots,
         n_batch=N_BATCH,
         n_threads=threads,
         kv_type=kv_type,
         n_gpu_layers=0,
+        hard_bytes=budget.engine_bytes,
+        model_key=file.key,
+        profiles=tuple(profile.system for profile in config.profiles.values()),
+        idle_context_s=wishes.idle.context_s,
     )
-    return load, (
-        reason,
-        f"{threads} threads: " + ("physical cores we may use" if wishes.threads == "auto" else "configured"),
+    return load, budget, (budget.why, *_why(config, load, room, most))
+
+
+def _kv_type(kv: KvSize, types: tuple[str, ...], budget: Budget, good: int) -> tuple[str, int]:
+    """The best format in which `good` cells fit, else the cheapest; and how many cells fit in it."""
+    room = (budget.engine_bytes - ENGINE_BYTES) / RESIZE_ROOM
+    fits = {kv_type: int(room / kv.cell_bytes(kv_type)) for kv_type in types}
+    best = next((kv_type for kv_type in types if fits[kv_type] >= good), types[-1])
+    return best, fits[best]
+
+
+def _why(config: Config, load: Load, room: int, most: int) -> tuple[str, ...]:
+    wishes = config.engine
+    kind = f"{room} tokens fit" if wishes.kv_type == "auto" else "configured"
+    context = "what it was made for, or all we care for" if load.n_ctx == most else "all that fit"
+    cores = "physical cores we may use" if wishes.threads == "auto" else "configured"
+    return (
+        f"kv_type {load.kv_type}: {kind}",
+        f"n_ctx {load.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
+        f"{load.n_threads} threads: {cores}",
     )

@@ -54,6 +54,7 @@ def render(status: "Status") -> str:
         ("state", f"{status.state}: {status.reason}" if status.reason else status.state),
         ("node", f"{status.node} (tampu {status.version}, up {_duration(status.uptime_s)})"),
         ("model", _model(status)),
+        ("engine", _engine(status)),
         ("mqtt", status.mqtt if status.mqtt.startswith("connected") else f"NOT CONNECTED: {status.mqtt}"),
         ("queue", f"{status.running} running, {status.waiting} waiting, {status.live} under way"),
         ("kv cells", f"{_bar(status.cells_used, status.cells_total)} {cells}"),
@@ -72,9 +73,30 @@ def _model(status: "Status") -> str:
     return f"{model.name} {model.quant} (n_ctx {model.n_ctx}, {model.slots} slots)"
 
 
+def _engine(status: "Status") -> str:
+    engine = status.engine
+    context = ", its context given back" if engine.is_context_free else ""
+    wake = f"; the last waking took {engine.wake_s:.1f} s" if engine.wake_s is not None else ""
+    return f"{engine.state} for {_duration(engine.for_s)}{context}{wake}"
+
+
 def _memory(status: "Status") -> str:
-    daemon, engine = status.memory.daemon_rss_bytes, status.memory.engine_rss_bytes
-    return f"daemon {daemon / 1e6:.0f} MB, engine {engine / 1e6:.0f} MB resident"
+    memory = status.memory
+    if memory.engine_anonymous_bytes is None or memory.daemon_anonymous_bytes is None:
+        said = f"daemon {_mb(memory.daemon_rss_bytes)}, engine {_mb(memory.engine_rss_bytes)} resident"
+    else:
+        predicted = memory.engine_predicted_bytes
+        foreseen = f" ({_mb(predicted)} predicted)" if predicted is not None else ""
+        engine, daemon = _mb(memory.engine_anonymous_bytes), _mb(memory.daemon_anonymous_bytes)
+        said = f"engine {engine}{foreseen}, daemon {daemon} anonymous"
+    if memory.hard_bytes is not None and memory.hot_file_bytes is not None:
+        lowered = f", lowered to level {memory.level}" if memory.level else ""
+        said += f"; budget {_mb(memory.hard_bytes)} and {_mb(memory.hot_file_bytes)} of the model{lowered}"
+    return said + (f"; pressure {memory.pressure}" if memory.pressure else "")
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"
 
 
 def _restarts(status: "Status") -> str:

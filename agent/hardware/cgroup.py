@@ -2,18 +2,32 @@
 
 from pathlib import Path
 
+V2 = Path("sys/fs/cgroup")
+V1_MEMORY = Path("sys/fs/cgroup/memory")
+
 
 def cgroup_folders(root: Path) -> list[Path]:
     """The cgroup v2 folders that hold this process, innermost first; empty where there is no v2."""
+    return _folders(root, root / V2, "")
+
+
+def memory_v1_folders(root: Path) -> list[Path]:
+    """The same of cgroup v1's memory controller, which older kernels and hybrid set-ups have."""
+    return _folders(root, root / V1_MEMORY, "memory")
+
+
+def _folders(root: Path, base: Path, controller: str) -> list[Path]:
+    """From our own folder to `base`. In a container `base` is our own and what lies between is not there."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    # Each line: a hierarchy's number, its controllers (none: v2), our path in it.
+    rows = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    path = next((path for _, names, path in rows if controller in names.split(",")), None)
     if path is None:
         return []
-    base = root / "sys/fs/cgroup"
-    own = base / path
+    own = base / path.lstrip("/")
     return [own, *(parent for parent in own.parents if parent.is_relative_to(base))]
 
 
@@ -23,3 +37,15 @@ def read_number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def read_table(path: Path) -> dict[str, int]:
+    """A file of lines `name number`, as memory.stat, memory.events and vmstat are; empty without it."""
+    table = {}
+    try:
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            table[name] = int(value)
+    except (OSError, ValueError):
+        return {}
+    return table

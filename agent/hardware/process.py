@@ -2,15 +2,29 @@
 
 from pathlib import Path
 
+ROOT = Path("/")
 
-def anonymous_bytes(pid: int | None = None) -> int:
+
+def anonymous_bytes(pid: int | None = None, root: Path = ROOT) -> int:
     """Memory of a process (ours by default) that the kernel cannot drop, swapped out or not; 0 if unknown.
 
-    Raises nothing: the process may be gone, and only Linux tells.
+    From /proc/PID/status: what smaps_rollup calls Anonymous, without its walk over every page of a
+    mapped model. Raises nothing: the process may be gone, and only Linux tells.
     """
     try:
-        lines = Path(f"/proc/{pid or 'self'}/smaps_rollup").read_text().splitlines()
+        lines = (root / f"proc/{pid or 'self'}/status").read_text().splitlines()
     except OSError:
         return 0
-    sizes = {name: rest for name, _, rest in (line.partition(":") for line in lines[1:])}
-    return sum(int(sizes.get(name, "0 kB").split()[0]) for name in ("Anonymous", "Swap")) << 10
+    table = table_of(lines)
+    return sum(kilobytes(table.get(name, "")) for name in ("RssAnon", "VmSwap"))
+
+
+def table_of(lines: list[str]) -> dict[str, str]:
+    """Lines of `Name: value`."""
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
+
+
+def kilobytes(value: str) -> int:
+    """The bytes in `123 kB`; 0 for anything else."""
+    number = value.removesuffix("kB").strip()
+    return int(number) * 1024 if number.isdecimal() else 0

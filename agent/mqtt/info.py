@@ -6,9 +6,10 @@ import msgspec
 from msgspec import Struct
 
 from agent.config import Config
+from agent.engine.messages import Forecast
 from agent.engine_client import EngineClient
 from agent.mqtt.payloads import VERSION
-from agent.status import ModelStatus, Status
+from agent.status import Memory, ModelStatus, Status
 
 FEATURES = (
     "stream",
@@ -45,6 +46,15 @@ class LimitsInfo(Struct, frozen=True):
     session_ttl_s: float
 
 
+class BudgetInfo(Struct, frozen=True):
+    """What the box takes of its memory at most, in bytes: see README, Memory."""
+
+    hard_bytes: int
+    hot_file_bytes: int
+    is_warm: bool
+    level: int
+
+
 class Info(Struct, frozen=True):
     v: int
     version: str
@@ -52,6 +62,8 @@ class Info(Struct, frozen=True):
     build: str
     devices: tuple[DeviceInfo, ...]
     model: ModelStatus | None
+    budget: BudgetInfo | None
+    forecast: Forecast | None
     limits: LimitsInfo
     profiles: tuple[str, ...]
     features: tuple[str, ...]
@@ -69,6 +81,8 @@ def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
         build=hello.build if hello else "",
         devices=tuple(DeviceInfo(d.name, d.description, d.kind, d.total_bytes) for d in devices),
         model=status.model,
+        budget=_budget(status.memory),
+        forecast=engine.loaded.memory if engine.loaded else None,
         limits=LimitsInfo(
             queue=limits.queue,
             per_client=limits.per_client,
@@ -85,3 +99,9 @@ def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
         last_crash=engine.last_crash,
     )
     return msgspec.json.encode(info)
+
+
+def _budget(memory: Memory) -> BudgetInfo | None:
+    if memory.hard_bytes is None or memory.hot_file_bytes is None:
+        return None
+    return BudgetInfo(memory.hard_bytes, memory.hot_file_bytes, memory.is_warm, memory.level)

@@ -35,10 +35,18 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start_daemon(tmp_path: Path, broker: Mosquitto, model_folder: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons; `step_s` is the time of one token, the rest are sections of the configuration."""
+    """Starts daemons; `step_s` is the time of one token, `root` where memory is read about, and the rest
+    are sections of the configuration."""
     started: list[Daemon] = []
 
-    def start(*, step_s: float = 0.0, online: bool = True, name: str = "daemon", **sections: Any) -> Daemon:
+    def start(
+        *,
+        step_s: float = 0.0,
+        online: bool = True,
+        name: str = "daemon",
+        root: Path = Path("/"),
+        **sections: Any,
+    ) -> Daemon:
         folder = tmp_path / name
         folder.mkdir()
         tree = {
@@ -48,7 +56,7 @@ def start_daemon(tmp_path: Path, broker: Mosquitto, model_folder: Path) -> Itera
             "engine": {"n_ctx": 1024, "threads": 1},
             **sections,
         }
-        daemon = fake_daemon(folder, tree, step_s)
+        daemon = fake_daemon(folder, tree, step_s, root)
         started.append(daemon)
         daemon.start()
         if online:

@@ -1,4 +1,4 @@
-"""The real daemon over the fake engine: `fake_daemon.py CONFIG STEP_S`."""
+"""The real daemon over the fake engine: `fake_daemon.py CONFIG STEP_S ROOT`; / is the real machine."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from agent.errors import TampuError
 def main() -> int:
     command = (sys.executable, str(ROOT / "tests" / "support" / "fake_engine.py"), sys.argv[2])
     try:
-        return app.main(config_file.load(sys.argv[1]), engine_command=command)
+        return app.main(config_file.load(sys.argv[1]), engine_command=command, root=Path(sys.argv[3]))
     except TampuError as error:
         print(f"tampu: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,8 @@
 """An engine process without a model: `fake_engine.py STEP_S FD`, the real loop over the fake backend.
 
 A prompt that holds POISON kills the process when it is computed, one that holds HANG stops it
-there, and the answer to one that holds LONG ends at its max_tokens.
+there, and the answer to one that holds LONG ends at its max_tokens. What it is told about memory it
+says on stderr, so that it stands in the daemon's log.
 """
 
 import os
@@ -16,7 +17,7 @@ import socket
 
 from agent.engine.__main__ import serve
 from agent.engine.backend import BatchRows, DecodeStatus
-from agent.engine.messages import PROTOCOL, Device, Hello, Load, Pipe
+from agent.engine.messages import PROTOCOL, Device, Hello, Load, Pipe, Pressure, ToEngine
 from agent.engine.sandbox import end_with_parent
 from tests.support.fake_backend import END, FIRST_WORD, FakeBackend, FakeChain
 
@@ -40,9 +41,21 @@ class TalkativeBackend(FakeBackend):
         return FIRST_WORD if token == END and b"LONG" in prompt else token
 
 
+class TalkativePipe(Pipe):
+    """Repeats on stderr what it is told about memory."""
+
+    def receive(self) -> ToEngine | None:
+        message = super().receive()
+        if isinstance(message, Pressure):
+            print(f"pressure {message.level}", file=sys.stderr, flush=True)
+        if isinstance(message, Load):
+            print(f"hard_bytes {message.hard_bytes}", file=sys.stderr, flush=True)
+        return message
+
+
 def main() -> int:
     end_with_parent()
-    pipe = Pipe(socket.socket(fileno=int(sys.argv[2])))
+    pipe = TalkativePipe(socket.socket(fileno=int(sys.argv[2])))
     device = Device(name="FAKE", description="no device", kind="cpu", total_bytes=0, free_bytes=0)
     pipe.send(Hello(protocol=PROTOCOL, pid=os.getpid(), build="fake", devices=(device,), system=""))
     load = pipe.receive()

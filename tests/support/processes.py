@@ -128,10 +128,10 @@ class Daemon:
         os.kill(wait_until(self.engine_pid, "an engine process"), number)
 
 
-def fake_daemon(folder: Path, tree: dict[str, Any], step_s: float = 0.0) -> Daemon:
-    """The daemon over the fake engine."""
+def fake_daemon(folder: Path, tree: dict[str, Any], step_s: float = 0.0, root: Path = Path("/")) -> Daemon:
+    """The daemon over the fake engine; `root` holds the /proc in which it reads about memory."""
     script = Path(__file__).parent / "fake_daemon.py"
-    return Daemon(folder, [sys.executable, str(script)], tree, after=(str(step_s),))
+    return Daemon(folder, [sys.executable, str(script)], tree, after=(str(step_s), str(root)))
 
 
 def real_daemon(folder: Path, tree: dict[str, Any]) -> Daemon:

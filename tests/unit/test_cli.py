@@ -16,7 +16,7 @@ from agent import __version__
 from agent.cli import ask, status
 from agent.cli.main import main
 from agent.errors import Busy, ConfigError, Internal, RateLimited, TampuError
-from agent.status import Memory, ModelStatus, Status
+from agent.status import EngineStatus, Memory, ModelStatus, Status
 
 ROOT = Path(__file__).parents[2]
 TAMPU = [sys.executable, "-m", "agent.cli.main"]
@@ -317,6 +317,18 @@ STATUS = Status(
     engine_restarts=1,
     last_crash="signal SIGKILL while ready",
     memory=Memory(daemon_rss_bytes=30_000_000, engine_rss_bytes=512_000_000),
+    engine=EngineStatus(state="ready", for_s=61.0),
+)
+MEASURED = Memory(
+    daemon_rss_bytes=30_000_000,
+    engine_rss_bytes=512_000_000,
+    daemon_anonymous_bytes=25_000_000,
+    engine_anonymous_bytes=120_000_000,
+    engine_predicted_bytes=118_000_000,
+    hard_bytes=300_000_000,
+    hot_file_bytes=98_000_000,
+    level=1,
+    pressure=2,
 )
 
 
@@ -326,6 +338,7 @@ def test_the_screen_says_it_in_aligned_lines() -> None:
         "state     online\n"
         "node      attic (tampu 0.1.0, up 1 d 2 h)\n"
         "model     tiny Q4_0 (n_ctx 4096, 4 slots)\n"
+        "engine    ready for 1 min 1 s\n"
         "mqtt      connected\n"
         "queue     2 running, 1 waiting, 3 under way\n"
         "kv cells  [#####...............] 1024/4096\n"
@@ -343,7 +356,26 @@ def test_a_box_that_is_not_ready_says_why() -> None:
     lines = status.render(starting).splitlines()
     assert lines[0] == "state     starting: the model is being loaded"
     assert lines[2] == "model     none loaded"
-    assert lines[5] == "kv cells  [....................] 0/0"
+    assert lines[6] == "kv cells  [....................] 0/0"
+
+
+def test_prediction_and_measurement_stand_in_one_line() -> None:
+    """With the budget they have to keep to, and what troubles it."""
+    lines = status.render(msgspec.structs.replace(STATUS, memory=MEASURED)).splitlines()
+    assert lines[8] == (
+        "memory    engine 120 MB (118 MB predicted), daemon 25 MB anonymous;"
+        " budget 300 MB and 98 MB of the model, lowered to level 1; pressure 2"
+    )
+
+
+def test_a_sleeping_engine_is_said_to_sleep() -> None:
+    """With the time since, and what its last waking took."""
+    engine = EngineStatus(state="asleep", for_s=7200.0, wake_s=0.62)
+    lines = status.render(msgspec.structs.replace(STATUS, engine=engine)).splitlines()
+    assert lines[3] == "engine    asleep for 2 h; the last waking took 0.6 s"
+    engine = EngineStatus(state="ready", for_s=5.0, is_context_free=True)
+    lines = status.render(msgspec.structs.replace(STATUS, engine=engine)).splitlines()
+    assert lines[3] == "engine    ready for 5 s, its context given back"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,23 @@ def test_sections_whose_keys_are_all_commented_out_are_the_default(file: Path, t
     assert read(file, text) == config_file.load()
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("auto", None), ("400M", 400 << 20), ("1.5G", 3 << 29), ("2048K", 2 << 20), ("400000000", 400_000_000)],
+)
+def test_memory_is_auto_a_size_or_bytes(file: Path, text: str, count: int | None) -> None:
+    """Units are powers of two, as in systemd's MemoryMax."""
+    assert read(file, f"engine: {{memory: {text}}}").engine.memory_bytes == count
+
+
+def test_idle_times_are_a_section_of_the_engines(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its own default."""
+    monkeypatch.setenv("TAMPU_ENGINE__IDLE__PROCESS_S", "0")
+    idle = read(file, "engine: {idle: {context_s: 7}}").engine.idle
+    assert (idle.context_s, idle.process_s) == (7, 0)
+    assert (Engine().idle.context_s, Engine().idle.process_s) == (300, 1800)
+
+
 def test_profiles_have_free_names(file: Path) -> None:
     """A profile is a named system prompt."""
     found = read(file, "profiles: {greenhouse: {system: You know plants.}}")
@@ -184,6 +201,14 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ),
         ("engine: {n_ctx: big}", "engine.n_ctx: 'big' is not allowed; expected a number or auto"),
         ("engine: {n_ctx: 5}", "engine.n_ctx: 5 is not allowed; expected int >= 256"),
+        (
+            "engine: {memory: big}",
+            "engine.memory: 'big' is not allowed; expected auto, or a size like 400M or 1.5G",
+        ),
+        ("engine: {memory: 400}", "engine.memory: 400 is not allowed; expected int >= 1048576"),
+        ("engine: {memory: 1.5}", "engine.memory: 1.5 is not allowed; expected int | str, got float"),
+        ("engine: {idle: {contxt_s: 1}}", "engine.idle.contxt_s: unknown key; did you mean context_s?"),
+        ("engine: {idle: {process_s: -1}}", "engine.idle.process_s: -1 is not allowed; expected float >= 0"),
         ("limits: {ttl_s: .nan}", "limits.ttl_s: nan is not allowed; expected float > 0"),
         ("limits: {ttl_s: .inf}", "limits.ttl_s: inf is not allowed; expected float <= 86400"),
         ("mqtt: {tls: {cert: c.pem}}", "mqtt.tls: cert and key must be given together"),
@@ -295,7 +320,7 @@ NAMES = st.sampled_from(
     [
         *("node", "mqtt", "api", "models", "engine", "profiles", "limits", "log"),
         *("host", "port", "tls", "ca", "cert", "reply_prefixes", "socket", "group"),
-        *("n_ctx", "kv_type", "system", "level", "ttl_s", "queue"),
+        *("n_ctx", "kv_type", "system", "level", "ttl_s", "queue", "memory", "idle", "context_s"),
     ]
 )
 SCALARS = (
@@ -306,7 +331,7 @@ SCALARS = (
     | st.text(max_size=8)
     | st.binary(max_size=3)
     | st.dates()
-    | st.sampled_from(["auto", "f16", ".", "pool", "a\0b", "\ud800"])
+    | st.sampled_from(["auto", "f16", "400M", ".", "pool", "a\0b", "\ud800"])
 )
 KEYS = NAMES | st.text(max_size=5) | st.integers() | st.none() | st.tuples(st.integers())
 TREES = st.recursive(
