@@ -54,7 +54,6 @@ class _File(Struct, frozen=True):
     path: Path
     key: str
     num_bytes: int
-    n_ctx_train: int
     kv: KvSize
 
 
@@ -72,7 +71,6 @@ def place(config: Config, manifest: Manifest, store: Store, resources: Resources
         path=store.locate(variant),
         key=variant.sha256,
         num_bytes=variant.file_bytes,
-        n_ctx_train=model.n_ctx_train,
         kv=kv_size(header, variant.kv_bytes_per_token),
     )
     load, budget, why = _load(config, file, resources)
@@ -92,7 +90,7 @@ def _place_file(config: Config, path: Path, resources: Resources) -> Placement:
     header = _header(path)
     # A hash would have to read the whole file.
     key = f"{path.name}:{found.st_size}:{found.st_mtime_ns}"
-    file = _File(path, key, found.st_size, _n_ctx_train(header), kv_size(header))
+    file = _File(path, key, found.st_size, kv_size(header))
     load, budget, why = _load(config, file, resources)
     return Placement(path.stem, "unknown", "", load, budget, why)
 
@@ -130,14 +128,10 @@ def _header_complaint(path: Path) -> str:
     return f"{path} has another size than this model"
 
 
-def _n_ctx_train(header: GgufHeader) -> int:
-    value = header.metadata.get(f"{header.metadata.get('general.architecture')}.context_length")
-    return value if isinstance(value, int) and value > 0 else MAX_N_CTX
-
-
 def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budget, tuple[str, ...]]:
     wishes = config.engine
-    most = min(MAX_N_CTX, file.n_ctx_train) if wishes.n_ctx == "auto" else wishes.n_ctx
+    # All conversations together; the engine keeps each of them within what the model was made for.
+    most = MAX_N_CTX if wishes.n_ctx == "auto" else wishes.n_ctx
     types = file.kv.types if wishes.kv_type == "auto" else (wishes.kv_type,)
     cache_bytes = int(min(MIN_N_CTX, most) * file.kv.cell_bytes(types[-1]) * RESIZE_ROOM)
     budget = plan(
@@ -173,7 +167,7 @@ def _kv_type(kv: KvSize, types: tuple[str, ...], budget: Budget, good: int) -> t
 def _why(config: Config, load: Load, room: int, most: int) -> tuple[str, ...]:
     wishes = config.engine
     kind = f"{room} tokens fit" if wishes.kv_type == "auto" else "configured"
-    context = "what it was made for, or all we care for" if load.n_ctx == most else "all that fit"
+    context = "as many as are any use" if load.n_ctx == most else "all that fit"
     cores = "physical cores we may use" if wishes.threads == "auto" else "configured"
     return (
         f"kv_type {load.kv_type}: {kind}",
