@@ -12,10 +12,10 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import logs, systemd
-from agent.api.front import build_app
-from agent.api.http import FOLDER_MODE, HttpServer, bind_socket
+from agent.api.listen import FOLDER_MODE, bind_socket
 from agent.catalog.manifest import load_manifest
 from agent.catalog.placement import Placement, Resources, place
 from agent.catalog.store import Store
@@ -31,10 +31,13 @@ from agent.hardware.memory import ROOT, available_bytes
 from agent.hardware.process import anonymous_bytes
 from agent.memory_level import MemoryLevel
 from agent.memory_watch import MemoryWatch
-from agent.mqtt.front import MqttFront
 from agent.places import state_folder
 from agent.request import FinishReason
 from agent.status import ModelIdentity, StatusSource
+
+if TYPE_CHECKING:
+    from agent.api.http import HttpServer
+    from agent.mqtt.front import MqttFront
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +76,8 @@ class App:
             memory_level=MemoryLevel(root),
         )
         self._status = StatusSource(config.node, self._engine)
-        self._front = MqttFront(config, self._engine, self._status)
-        api = build_app(self._engine, self._status, config.limits, dict(config.profiles))
-        self._http = HttpServer(api, sock)
+        self._sock = sock
+        self._front: MqttFront | None = None
         self._memory_watch = MemoryWatch(self._on_pressure, root)
         self._watch: FolderWatch | None = None
         self._is_ready = False
@@ -85,12 +87,16 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        # The child first: it imports and loads while the fronts are imported here.
+        engine = asyncio.create_task(self._engine.run(), name="engine supervisor")
+        front, http = await self._build_fronts()
+        self._front = front
         self._start_watch(loop)
-        await self._http.start()
+        await http.start()
         log.info("node %s; socket %s", self._config.node, self._config.api.socket)
         tasks = [
-            asyncio.create_task(self._engine.run(), name="engine supervisor"),
-            asyncio.create_task(self._front.run(), name="mqtt"),
+            engine,
+            asyncio.create_task(front.run(), name="mqtt"),
             asyncio.create_task(systemd.feed_watchdog(), name="watchdog"),
             asyncio.create_task(self._memory_watch.run(), name="memory watch"),
         ]
@@ -98,21 +104,34 @@ class App:
         done, _ = await asyncio.wait([stop, *tasks[:2]], return_when=asyncio.FIRST_COMPLETED)
         if stop not in done:
             log.critical("a part of the daemon ended by itself", exc_info=next(iter(done)).exception())
-        await self._shut_down(tasks)
+        await self._shut_down(tasks, front, http)
         return 0 if stop in done else 1
 
-    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _build_fronts(self) -> "tuple[MqttFront, HttpServer]":
+        """Import and build them; the imports take a fifth of a second, on a thread beside the loop."""
+        await asyncio.to_thread(_import_fronts)
+        from agent.api.front import build_app
+        from agent.api.http import HttpServer
+        from agent.mqtt.front import MqttFront
+
+        config = self._config
+        api = build_app(self._engine, self._status, config.limits, dict(config.profiles))
+        return MqttFront(config, self._engine, self._status), HttpServer(api, self._sock)
+
+    async def _shut_down(
+        self, tasks: list[asyncio.Task[None]], front: "MqttFront", http: "HttpServer"
+    ) -> None:
         """Let running answers end for a while, cut the rest short, then take the parts down in turn."""
         systemd.notify(STOPPING="1", STATUS="stopping")
         log.info("stopping; %d requests under way", self._engine.num_live)
         self._status.is_stopping = True
         self._engine.close_door()
-        self._front.publish_state()
+        front.publish_state()
         await self._engine.drained(DRAIN_S)
         self._engine.cancel_all(FinishReason.CANCELLED)
         await self._engine.drained(LAST_FRAMES_S)
-        await self._front.close()
-        await self._http.stop(LAST_FRAMES_S)
+        await front.close()
+        await http.stop(LAST_FRAMES_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -172,12 +191,16 @@ class App:
     def _on_pressure(self, level: int, sentence: str) -> None:
         self._status.shortage = sentence
         self._engine.set_pressure(level)
-        self._front.publish_state()
+        self._publish_state()
+
+    def _publish_state(self) -> None:
+        if self._front is not None:
+            self._front.publish_state()
 
     def _on_engine_state(self) -> None:
         engine = self._engine
         log.info("engine: %s%s", engine.state.value, f" ({engine.reason})" if engine.reason else "")
-        self._front.publish_state()
+        self._publish_state()
         systemd.notify(STATUS=engine.reason or f"answering as {self._config.node}")
         # Ready means that requests are taken; the model may still be loading.
         if not self._is_ready and engine.state is not EngineState.STARTING:
@@ -202,6 +225,13 @@ def _only_instance(socket_path: str) -> Iterator[None]:
                 f"another tampu runs with the socket {socket_path}; stop it or set api.socket"
             ) from None
         yield
+
+
+def _import_fronts() -> None:
+    """Have the modules of both fronts, and all they stand on, in memory."""
+    import agent.api.front
+    import agent.api.http
+    import agent.mqtt.front  # noqa: F401
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

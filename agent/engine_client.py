@@ -242,13 +242,16 @@ class EngineClient:
 
     async def _converse(self, process: EngineProcess) -> RequestError | None:
         """Follow the child until it closes the pipe; returns why the model cannot be had, if so."""
+        # Looked for while the child starts: it takes as long as its imports.
+        found = asyncio.get_running_loop().run_in_executor(None, self._find_model)
+        found.add_done_callback(lambda done: done.cancelled() or done.exception())
         while (message := await process.receive()) is not None:
             self._stall.heard()
             match message:
                 case Hello():
                     self._greet(message)
                     try:
-                        process.send(await asyncio.to_thread(self._find_model))
+                        process.send(await found)
                     except RequestError as error:
                         return error
                 case LoadFailed():

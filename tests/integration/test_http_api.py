@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from agent.api.front import BODY_FACTOR, build_app
-from agent.api.http import HttpServer, bind_socket
+from agent.api.http import HttpServer
+from agent.api.listen import bind_socket
 from agent.config import Limits, Profile
 from agent.engine_client import EngineState
 from agent.errors import Busy, ConfigError, ContextOverflow, Internal, RateLimited, RequestError
