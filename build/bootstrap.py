@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import broker
-from environment import LOCK_NAMES, PYTHON, ROOT, TAMPU, setup
+import corpus
+import lean_wheel
+from environment import LOCK_NAMES, LOGS, PYTHON, ROOT, TAMPU, read_lock, setup
 from steps import Trouble, say, say_done
 
 CHECKS = (
@@ -54,6 +56,7 @@ def test(arguments: Sequence[str]) -> int:
     if not chosen or any(not Path(path).is_relative_to(UNIT_TESTS) for path in chosen):
         broker.ensure()
         fetch_model()
+        corpus.ensure(lean_wheel.recipe(read_lock("run")), PYTHON, LOGS / "vocabularies.log")
     lint = 0 if arguments else run_all(CHECKS)
     tests = pytest(*([] if chosen else TEST_TIERS), *arguments)
     return tests or lint

@@ -128,14 +128,20 @@ def _compile(wanted: Recipe, python: Path, work: Path, log: Path, progress: Prog
     return next(finished.glob("*.whl"))
 
 
-def _unpacked_source(wanted: Recipe, python: Path, work: Path, log: Path) -> Path:
+def download_source(wanted: Recipe, python: Path, work: Path, log: Path) -> Path:
+    """The pinned source package, its hash checked. Raises Trouble."""
     pinned = work / "requirement.txt"
     pinned.write_text(wanted.requirement)
     # pip prepares the metadata of what it downloads; without isolation that compiles nothing.
     arguments = ["download", "--no-deps", "--no-build-isolation", "--no-binary", PACKAGE, "--require-hashes"]
     arguments += ["--dest", str(work), "--requirement", str(pinned)]
-    pip_runner.pip(python, arguments, log.with_name("llama.cpp-download.log"))
-    shutil.unpack_archive(next(work.glob("*.tar.gz")), work)
+    pip_runner.pip(python, arguments, log)
+    return next(work.glob("*.tar.gz"))
+
+
+def _unpacked_source(wanted: Recipe, python: Path, work: Path, log: Path) -> Path:
+    archive = download_source(wanted, python, work, log.with_name("llama.cpp-download.log"))
+    shutil.unpack_archive(archive, work)
     return next(path.parent for path in work.glob("*/pyproject.toml"))
 
 

@@ -7,20 +7,26 @@ tokenising the result with special parsing on, as is usual, lets `<|im_start|>sy
 name open a system turn.
 """
 
+import logging
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agent.engine.backend import Tokenizer
 from agent.engine.prefix import common_length
-from agent.engine.segments import Segment, break_specials, tokenize_segments
+from agent.engine.segments import Segment, SegmentTokenizer, break_specials
+from agent.engine.template_check import leak
 from agent.errors import BadRequest, ModelUnavailable
 from agent.request import Message
+
+log = logging.getLogger(__name__)
 
 # For a model file without a template: the turns as paragraphs, which is what base models continue.
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n\n{% endfor %}"
@@ -38,8 +44,6 @@ STUMBLES = (
 
 # Public prefixes that are remembered; one costs its tokens twice to find again.
 MAX_PUBLIC = 32
-# How its two questions begin: by chance they would sometimes begin alike.
-PROBES = ("7", "Q")
 
 
 class ChatTemplate:
@@ -48,9 +52,10 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Raises ModelUnavailable when the model's template is not valid jinja."""
         self._tokenizer = tokenizer
+        self._segment_tokenizer = SegmentTokenizer(tokenizer)
         self._public: dict[tuple[Message, ...], list[int]] = {}
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
         )
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
@@ -58,6 +63,16 @@ class ChatTemplate:
             self._template = environment.from_string(tokenizer.chat_template or PLAIN_TEMPLATE)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelUnavailable(f"the model file's chat template is not valid jinja: {error}") from error
+        self._breaks_all = False
+        self._check()
+
+    def _check(self) -> None:
+        """Should segments not hold for this model, break special strings in every content."""
+        if string := leak(self.tokenize, self._tokenizer):
+            log.warning("%r in a content would become a control token: such strings are broken up", string)
+            self._breaks_all = True
+            if string := leak(self.tokenize, self._tokenizer):
+                log.error("%r in a content becomes a control token even so: trust no device's text", string)
 
     def tokenize(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's tokens, ending where the assistant's answer begins.
@@ -65,15 +80,14 @@ class ChatTemplate:
         Raises BadRequest when the template refuses the messages (two system turns, say).
         """
         contents = [message.content for message in messages]
-        return self._with_bos(tokenize_segments(self._segments(messages, contents), self._tokenizer))
+        return self._with_bos(self._segment_tokenizer.tokenize(self._segments(messages, contents)))
 
     def _segments(self, messages: Sequence[Message], contents: Sequence[str]) -> list[Segment]:
-        markers = [secrets.token_hex(16) for _ in messages]
-        marked, text = self._render(messages, markers), self._render(messages, contents)
-        # Many templates trim the contents; that is no reason to lose their places.
-        for inserted in (contents, [content.strip() for content in contents]):
-            segments = split_at_markers(marked, markers, inserted)
-            if segments is not None and text == "".join(segment.text for segment in segments):
+        if not self._breaks_all:
+            markers = [secrets.token_hex(16) for _ in messages]
+            marked, text = self._render(messages, markers), self._render(messages, contents)
+            segments = split_at_contents(text, marked, markers, contents)
+            if segments is not None:
                 return segments
         # The template looks into the contents (cuts, repeats or tests them), so their places in its
         # output cannot be known: take the control strings out of the contents instead.
@@ -83,17 +97,22 @@ class ChatTemplate:
     def public_prefix(self, messages: Sequence[Message]) -> list[int]:
         """The tokens every prompt with these system messages begins with, whatever a client adds.
 
-        What two prompts with different random questions have in common cannot have come from the
-        question. Remembered for the last few system prompts: a fleet of devices has few.
+        What two prompts have in common whose questions differ from the first letter on cannot have come
+        from a question. Remembered for the last few system prompts: a fleet of devices has few.
         """
         system = tuple(message for message in messages if message.role == "system")
         if system not in self._public:
-            questions = [Message("user", first + secrets.token_hex(8)) for first in PROBES]
-            probes = [self.tokenize([*system, question]) for question in questions]
             while len(self._public) >= MAX_PUBLIC:
                 self._public.pop(next(iter(self._public)))
-            self._public[system] = probes[0][: common_length(*probes)]
+            self._public[system] = self._common_to_all(system)
         return self._public[system]
+
+    def _common_to_all(self, system: tuple[Message, ...]) -> list[int]:
+        try:
+            probes = [self.tokenize([*system, Message("user", letter * 8)]) for letter in "qz"]
+        except BadRequest:
+            return []  # a template may want more turns than these
+        return probes[0][: common_length(*probes)]
 
     def _render(self, messages: Sequence[Message], contents: Sequence[str]) -> str:
         turns: list[dict[str, Any]] = [
@@ -116,20 +135,52 @@ class ChatTemplate:
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
 
 
-def split_at_markers(text: str, markers: Sequence[str], contents: Sequence[str]) -> list[Segment] | None:
-    """The rendered text with each marker replaced by its content; None unless each stands there once."""
-    segments: list[Segment] = []
-    places = sorted((text.find(marker), index) for index, marker in enumerate(markers))
-    if any(text.count(marker) != 1 for marker in markers):
+def split_at_contents(
+    text: str, marked: str, markers: Sequence[str], contents: Sequence[str]
+) -> list[Segment] | None:
+    """A rendered text cut into the template's parts and the contents, which it may have trimmed.
+
+    `marked` is the same with the markers instead of the contents: what stands around them is the template's
+    own. None when a marker is lost or doubled, or a content is neither whole nor trimmed in its place.
+    """
+    if any(marked.count(marker) != 1 for marker in markers):
         return None
-    end = 0
-    for place, index in places:
-        segments.append(Segment(text[end:place], is_trusted=True))
-        segments.append(Segment(contents[index], is_trusted=False))
-        end = place + len(markers[index])
-    segments.append(Segment(text[end:], is_trusted=True))
+    order = sorted(range(len(markers)), key=lambda index: marked.index(markers[index]))
+    own, rest = [], marked
+    for index in order:
+        before, rest = rest.split(markers[index])
+        own.append(before)
+    own.append(rest)
+    segments, end = [Segment(own[0], is_trusted=True)], len(own[0])
+    for index, part in zip(order, own[1:], strict=True):
+        trimmed = _trimmings(contents[index])
+        content = next((each for each in trimmed if text.startswith(each + part, end)), None)
+        if content is None:
+            return None
+        segments += [Segment(content, is_trusted=False), Segment(part, is_trusted=True)]
+        end += len(content) + len(part)
+    if not text.startswith(own[0]) or end != len(text):
+        return None
     return [segment for segment in segments if segment.text]
+
+
+def _trimmings(content: str) -> tuple[str, ...]:
+    """The content as templates put it: whole, or without white space or line feeds on one side or both."""
+    of_space = (content.strip(), content.lstrip(), content.rstrip())
+    of_lines = (content.strip("\n"), content.lstrip("\n"), content.rstrip("\n"))
+    return (content, *of_space, *of_lines)
 
 
 def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}`, which marks for training what the model is to say: here its body and no more."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own way
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)

@@ -6,10 +6,12 @@ They run on a copy of the checkout, so that the venv the tests themselves stand 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -301,6 +303,69 @@ def test_a_killed_build_leaves_nothing_behind(build: Build, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         lean_wheel.build(recipe, Path(sys.executable), build.checkout / "log", None)
     assert list(recipe.folder.parent.iterdir()) == []
+
+
+# The vocabularies and templates that the tests tokenise with.
+
+
+def corpus_ensure(build: Build, monkeypatch: pytest.MonkeyPatch, *extra_members: str) -> Path:
+    """Run ensure() on a source package of a few small files; returns the folder it is to make."""
+    models = "llama_cpp_python-1/vendor/llama.cpp/models"
+    members = [f"{models}/ggml-vocab-a.gguf", f"{models}/templates/a.jinja", *extra_members]
+
+    def download(recipe: object, python: Path, work: Path, log: Path) -> Path:
+        build.commands.append("download")
+        with tarfile.open(work / "source.tar.gz", "w:gz") as tar:
+            for name in members:
+                member = tarfile.TarInfo(name)
+                member.size = 5
+                tar.addfile(member, io.BytesIO(b"small"))
+        return work / "source.tar.gz"
+
+    corpus = build.module("corpus")
+    monkeypatch.setattr(build.module("lean_wheel"), "download_source", download)
+    recipe = wheel_recipe(build.checkout)
+    corpus.ensure(recipe, Path(sys.executable), build.checkout / "log")
+    folder: Path = corpus.folder(recipe)
+    return folder
+
+
+def test_the_vocabularies_are_fetched_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards nothing is run, so that the tests work without a network."""
+    for _ in range(2):
+        folder = corpus_ensure(build, monkeypatch)
+    assert build.commands == ["download"]
+    assert (folder / "ggml-vocab-a.gguf").read_bytes() == b"small"
+    assert (folder / "templates" / "a.jinja").read_bytes() == b"small"
+
+
+def test_nothing_else_is_unpacked_from_the_source(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the rest of the source nor what would land outside the folder."""
+    models = "llama_cpp_python-1/vendor/llama.cpp/models"
+    strange = [f"{models}/templates/../../../x.jinja", f"{models}/ggml-vocab-a.gguf.inp", "/x.jinja", "x"]
+    folder = corpus_ensure(build, monkeypatch, *strange)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert names == {"ggml-vocab-a.gguf", "templates", "templates/a.jinja"}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_stopped_unpacking_leaves_nothing_behind(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the files must not be taken for all of them, and what a killed one left is swept."""
+    corpus = build.module("corpus")
+    remains = corpus.folder(wheel_recipe(build.checkout)).parent / "unpacking-remains"
+    remains.mkdir(parents=True)
+    really_unpack = corpus._unpack
+
+    def stopped(archive: Path, target: Path) -> None:
+        really_unpack(archive, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "_unpack", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            corpus_ensure(build, monkeypatch)
+    assert list(remains.parent.iterdir()) == []
+    assert corpus_ensure(build, monkeypatch).is_dir()
 
 
 # Progress.

@@ -1,14 +1,17 @@
 """The model's chat template: rendered in a sandbox, and no content ever becomes a control token."""
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.engine.chat_template import ChatTemplate, split_at_markers
+from agent.engine import template_check
+from agent.engine.chat_template import ChatTemplate, split_at_contents
 from agent.engine.segments import ZERO_WIDTH_SPACE, Segment
 from agent.errors import BadRequest, ModelUnavailable
 from agent.request import Message
-from tests.support.fake_backend import BOS, END, MASK, TOOL, TURN, TURN_END, FakeTokenizer
+from tests.support.fake_backend import BOS, END, MASK, SPECIALS, TOOL, TURN, TURN_END, FakeTokenizer
 
 OWN = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}"
 TRIMS = "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content | trim }}<|end|>{% endfor %}"
@@ -28,10 +31,15 @@ def user(*contents: str) -> list[Message]:
     return [Message("user", content) for content in contents]
 
 
-def tokenize(template: str | None, messages: list[Message], bos: int | None = None) -> list[int]:
+@cache
+def chat(template: str | None, bos: int | None = None) -> ChatTemplate:
     tokenizer = FakeTokenizer(chat_template=template)
     tokenizer.bos = bos
-    return ChatTemplate(tokenizer).tokenize(messages)
+    return ChatTemplate(tokenizer)
+
+
+def tokenize(template: str | None, messages: list[Message], bos: int | None = None) -> list[int]:
+    return chat(template, bos).tokenize(messages)
 
 
 def text_of(tokens: list[int]) -> str:
@@ -174,15 +182,153 @@ def test_a_template_that_is_no_jinja_makes_the_model_unavailable(template: str) 
         ChatTemplate(FakeTokenizer(chat_template=template))
 
 
-@pytest.mark.parametrize("text", ["no marker", "M M", ""])
-def test_a_marker_that_is_lost_or_doubled_has_no_place(text: str) -> None:
-    assert split_at_markers(text, ["M"], ["content"]) is None
+@pytest.mark.parametrize("marked", ["no marker", "M M", ""])
+def test_a_marker_that_is_lost_or_doubled_has_no_place(marked: str) -> None:
+    assert split_at_contents("content", marked, ["M"], ["content"]) is None
+
+
+@pytest.mark.parametrize("text", ["<CONTENT>", "<content", "<content>>", "content>", "<content >"])
+def test_a_text_that_is_not_the_marked_one_with_the_contents_has_no_places(text: str) -> None:
+    assert split_at_contents(text, "<M>", ["M"], ["content"]) is None
 
 
 def test_markers_may_come_back_in_another_order() -> None:
     """A template may put the system turn last."""
-    assert split_at_markers("2 and 1", ["1", "2"], ["one", "two"]) == [
+    assert split_at_contents("two and one", "2 and 1", ["1", "2"], ["one", "two"]) == [
         Segment("two", is_trusted=False),
         Segment(" and ", is_trusted=True),
         Segment("one", is_trusted=False),
     ]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "m.content",
+        "m.content | trim",
+        "m.content.lstrip()",
+        "m.content.rstrip()",
+        "m.content.strip('\\n')",
+        "m.content.lstrip('\\n')",
+        "m.content.rstrip('\\n')",
+        "m.content if m.role == 'user' else m.content.strip()",
+        "m.content.strip() if m.role == 'user' else m.content.lstrip('\\n')",
+    ],
+)
+def test_a_template_may_trim_each_role_s_contents_in_its_own_way(expression: str) -> None:
+    """Many leave the questions alone and trim the answers: no foreign characters for either."""
+    template = "{% for m in messages %}<|end|>{{ " + expression + " }}</s>{% endfor %}"
+    contents = [Message("user", " \na < b\n "), Message("assistant", "\n <b>c</b> \n")]
+    assert ZERO_WIDTH_SPACE not in text_of(tokenize(template, contents))
+
+
+def test_a_template_that_marks_what_the_model_is_to_say_is_used_without_the_marks() -> None:
+    """`{% generation %}` is there for training; Hugging Face's renderer knows it, jinja does not."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>"
+        "{% endgeneration %}{% else %}<|turn|>{{ m.content }}{% endif %}{% endfor %}"
+    )
+    tokens = tokenize(template, [Message("user", "hi"), Message("assistant", "ho<|end|>")])
+    assert tokens == [TURN, *b"hiho<|end|>", TURN_END]
+
+
+# ---- what every prompt with a system prompt begins with ------------------------------------------------
+
+
+def test_the_public_prefix_ends_where_the_client_s_words_begin() -> None:
+    """Not one token later, whichever words: what a client wrote is never shared."""
+    template = chat(OWN)
+    for number in range(100):
+        prefix = template.public_prefix([Message("system", str(number)), Message("user", "hi")])
+        assert prefix == [TURN, *f"system\n{number}".encode(), TURN_END, TURN, *b"user\n"]
+
+
+def test_the_public_prefix_does_not_depend_on_the_client_s_words() -> None:
+    system = Message("system", "Be brief.")
+    first, second = (
+        ChatTemplate(FakeTokenizer(chat_template=OWN)).public_prefix([system, *user(content)])
+        for content in ("hi", "<|end|>")
+    )
+    assert first == second
+
+
+def test_a_template_that_refuses_so_short_a_conversation_has_no_public_prefix() -> None:
+    """It took the real one; only the question what they share stays open."""
+    template = "{% if messages | length < 3 %}{{ raise_exception('too short') }}{% endif %}" + OWN
+    conversation = user("one", "two", "three")
+    assert tokenize(template, conversation)
+    assert chat(template).public_prefix(conversation) == []
+
+
+# ---- the check at load ---------------------------------------------------------------------------------
+
+
+class MergingTokenizer(FakeTokenizer):
+    """Plain text that spells `</s>` becomes the token, as the merges of a careless vocabulary may do."""
+
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        parts = text.split("</s>")
+        tokens = super().tokenize(parts[0], parse_special=parse_special)
+        for part in parts[1:]:
+            tokens += [END, *super().tokenize(part, parse_special=parse_special)]
+        return tokens
+
+
+@pytest.mark.parametrize("template", [None, *TEMPLATES])
+def test_a_model_that_keeps_contents_apart_is_taken_as_it_is(
+    template: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever its template does with them."""
+    ChatTemplate(FakeTokenizer(chat_template=template))
+    assert caplog.messages == []
+
+
+def test_a_model_whose_plain_text_becomes_control_tokens_has_them_broken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Found out when it is loaded, said once, and no content gets through afterwards."""
+    chat = ChatTemplate(MergingTokenizer(chat_template=OWN))
+    assert caplog.messages == ["'</s>' in a content would become a control token: such strings are broken up"]
+    tokens = chat.tokenize(user("so </s> long", "<|turn|>"))
+    assert specials_of(tokens) == [BOS, *[TURN, TURN_END] * 2]
+    assert text_of(tokens).replace(ZERO_WIDTH_SPACE, "") == "user\nso </s> longuser\n<|turn|>"
+    assert len(caplog.messages) == 1
+
+
+def test_a_template_that_mends_broken_strings_is_said_to_be_dangerous(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing helps against one that removes zero-width spaces from contents, but nobody is left to guess."""
+    template = "{% for m in messages %}{{ m.content.replace('\u200b', '') }}<|end|>{% endfor %}"
+    ChatTemplate(FakeTokenizer(chat_template=template))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4])
+def test_the_check_finds_a_conversation_that_the_template_takes(
+    taken: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = f"{{% if messages | length != {taken} %}}{{{{ raise_exception('no') }}}}{{% endif %}}" + OWN
+    ChatTemplate(MergingTokenizer(chat_template=template))
+    assert len(caplog.messages) == 1
+
+
+def test_the_check_does_not_hold_up_a_slow_box(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When its time is over no further string is tried; the first always is."""
+    monkeypatch.setattr(template_check, "MAX_S", -1)
+    specials = {"</s>": SPECIALS["</s>"]}
+    ChatTemplate(MergingTokenizer(specials, "{% for m in messages %}{{ m.content }}{% endfor %}"))
+    assert "'</s>' in a content" in caplog.text
+    caplog.clear()
+    ChatTemplate(
+        MergingTokenizer({"<|turn|>": SPECIALS["<|turn|>"], **specials}, "{{ messages[0].content }}")
+    )
+    assert caplog.messages == []
+
+
+def test_a_template_that_takes_none_is_not_checked(caplog: pytest.LogCaptureFixture) -> None:
+    """It will refuse the requests as well, in its own words."""
+    ChatTemplate(MergingTokenizer(chat_template="{{ raise_exception('no') }}"))
+    assert caplog.messages == []

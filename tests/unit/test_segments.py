@@ -5,8 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engine.backend import SpecialToken
-from agent.engine.segments import ZERO_WIDTH_SPACE, Segment, break_specials, tokenize_segments
+from agent.engine.segments import ZERO_WIDTH_SPACE, Segment, SegmentTokenizer, break_specials
 from tests.support.fake_backend import END, MASK, TOOL, TURN, FakeTokenizer
+
+
+def tokenize_segments(segments: list[Segment], tokenizer: FakeTokenizer) -> list[int]:
+    return SegmentTokenizer(tokenizer).tokenize(segments)
 
 
 def control(number: int, *, strips_left: bool = False, strips_right: bool = False) -> SpecialToken:
@@ -106,6 +110,13 @@ def test_user_defined_markup_with_a_part_from_outside_stays_text(segments: list[
     """llama.cpp matches user-defined strings even in plain text, so they are cut in two."""
     whole = "".join(segment.text for segment in segments)
     assert tokenize_segments(segments, FakeTokenizer()) == list(whole.encode())
+
+
+def test_user_defined_white_space_in_a_content_is_left_whole() -> None:
+    """Several vocabularies have indentation as user-defined tokens; it means nothing to be afraid of."""
+    specials = {"    ": markup(256), "\n\n": markup(257), "\u00f8": markup(258), "<x>": markup(259)}
+    tokens = tokenize_segments([template("a"), content("    b\n\n\u00f8<x>")], FakeTokenizer(specials))
+    assert tokens == [*b"a", 256, *b"b", 257, 258, *b"<x>"]
 
 
 def test_the_template_may_write_user_defined_markup() -> None:

@@ -1,7 +1,8 @@
 """The model's vocabulary behind backend.Tokenizer."""
 
 import ctypes
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,14 @@ from agent.engine.llama.bindings import lib
 
 # The longest piece of any known vocabulary is far below; a longer one is asked for again.
 _PIECE_BYTES = 256
+# For some vocabularies llama.cpp finds words with std::regex, which recurses for each of their characters:
+# a word of 25,000 ends the process where the stack has 8 MiB. Nothing that is meant to be read has such.
+_LONGEST_WORD = 4096
+# What llama.cpp takes for white space.
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_LONG_WORDS = re.compile(
+    "|".join(f"(?<!{c}){c}{{{_LONGEST_WORD},}}" for c in (f"[{_SPACE}]", f"[^{_SPACE}]"))
+)
 
 
 class LlamaTokenizer:
@@ -49,6 +58,9 @@ class LlamaTokenizer:
         return self._text(lib.llama_vocab_eos(self._vocab))
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        return [token for part in self._parts(text) for token in self._tokenize(part, parse_special)]
+
+    def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         # A lone surrogate (JSON can spell one) has no UTF-8: it becomes "?".
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
@@ -57,6 +69,17 @@ class LlamaTokenizer:
         if count < 0:
             raise ValueError(f"{len(data)} bytes make more than {room} tokens")
         return list(tokens[:count])
+
+    def _parts(self, text: str) -> Iterator[str]:
+        """The text without words that are too long, which are cut; no special string is."""
+        start = 0
+        for word in _LONG_WORDS.finditer(text):
+            for cut in range(word.start() + _LONGEST_WORD, word.end(), _LONGEST_WORD):
+                around = (text.find(s, cut - len(s) + 1, cut + len(s) - 1) for s in self.specials)
+                cut = min([cut, *(place for place in around if place >= 0)])
+                yield text[start:cut]
+                start = cut
+        yield text[start:]
 
     def piece(self, token: int) -> bytes:
         size = _PIECE_BYTES
