@@ -2,7 +2,9 @@
 
 import re
 import secrets
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from agent.config import NAME, Limits, Profile
@@ -36,7 +38,12 @@ class Draft(Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     seed: int | None = None
+    schema: str | None = None
     stop: tuple[str, ...] = ()
     ttl_s: float | None = None
     priority: int | None = None
@@ -60,12 +67,17 @@ def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Re
             temperature=DEFAULT_TEMPERATURE if draft.temperature is None else draft.temperature,
             top_p=DEFAULT_TOP_P if draft.top_p is None else draft.top_p,
             top_k=DEFAULT_TOP_K if draft.top_k is None else draft.top_k,
+            min_p=draft.min_p or 0.0,
+            repeat_penalty=1.0 if draft.repeat_penalty is None else draft.repeat_penalty,
+            presence_penalty=draft.presence_penalty or 0.0,
+            frequency_penalty=draft.frequency_penalty or 0.0,
         ),
         max_tokens=min(draft.max_tokens or DEFAULT_MAX_TOKENS, limits.max_tokens),
         stop=draft.stop,
         ttl_s=limits.ttl_s if draft.ttl_s is None else min(draft.ttl_s, limits.ttl_s),
         priority=min(draft.priority or 0, limits.priority),
         session=draft.session,
+        schema=draft.schema,
     )
 
 
@@ -77,6 +89,14 @@ def _check_session(draft: Draft) -> None:
         raise BadRequest(
             f"session: {draft.session[:64]!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ . -"
         )
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """The JSON text of a schema that came as an object. Raises BadRequest."""
+    try:
+        return msgspec.json.encode(schema).decode()
+    except RecursionError as error:
+        raise BadRequest("schema: is nested too deeply") from error
 
 
 def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, ...]:

@@ -10,13 +10,17 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from agent.draft import schema_text
 from agent.errors import BadRequest, RequestError
 from agent.request import (
     Finished,
     FinishReason,
     MaxTokens,
     Message,
+    MinP,
+    Penalty,
     Priority,
+    RepeatPenalty,
     Seed,
     Stop,
     StopString,
@@ -30,19 +34,18 @@ from agent.request import (
 # Parameters this release does not have, and the values that ask for nothing; null never does.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
 }
+
+ANY_OBJECT = '{"type":"object"}'
 
 # ---- requests ------------------------------------------------------------------------------------
 
@@ -64,8 +67,22 @@ class StreamOptions(Struct, frozen=True):
     include_usage: bool = False
 
 
+class JsonSchema(Struct, frozen=True, omit_defaults=True):
+    """OpenAI's wrapping of a schema. `strict` is taken and not looked at: we always are."""
+
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, frozen=True, omit_defaults=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatCompletionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of POST /v1/chat/completions. `top_k` and what begins with `profile` are extensions.
+    """The body of POST /v1/chat/completions. `profile`, `top_k`, `min_p` and
+    `repeat_penalty` are extensions.
 
     `model` is taken and not looked at: a box has one model, and the response names it.
     """
@@ -77,6 +94,11 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True, omit_defaults=Tru
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
+    min_p: MinP | None = None
+    repeat_penalty: RepeatPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    response_format: ResponseFormat | None = None
     seed: Seed | None = None
     stop: StopString | Stop | None = None
     stream: bool | None = None
@@ -100,6 +122,18 @@ class ChatCompletionRequest(Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def is_one_turn(self) -> bool:
         """True when all it says is one user message, after a system prompt or not."""
         return [m.role for m in self.messages if m.role not in ("system", "developer")] == ["user"]
+
+    def schema_text(self) -> str | None:
+        """The JSON text of the schema the answer is to keep to. Raises BadRequest."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        if wanted.type == "json_object":
+            return ANY_OBJECT
+        if wanted.json_schema is None or wanted.json_schema.schema is None:
+            param = "response_format.json_schema"
+            raise BadRequest(f'{param}: must hold the schema, as {{"schema": ...}}', param=param)
+        return schema_text(wanted.json_schema.schema)
 
     def conversation(self) -> tuple[Message, ...]:
         """The messages in the engine's words. Raises BadRequest for content that is not text."""

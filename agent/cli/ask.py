@@ -5,7 +5,8 @@ import os
 import stat
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import TampuError, TooLarge
 
@@ -25,6 +26,7 @@ examples:
   tampu ask --session kitchen "And what do they taste of?"
   journalctl -n 50 | tampu ask "What went wrong here?"
   tampu ask --profile greenhouse --temperature 0 --json "Is 41 °C too hot?" < /dev/null
+  tampu ask --schema reading.json "The sensor says 31 degrees. As JSON:"
 
 Text on a pipe or from a file is added to the words; in a shell loop that reads stdin, give < /dev/null.
 Ctrl-C cancels the answer.
@@ -50,6 +52,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--stop", metavar="TEXT", action="append", default=[], help="end the answer here (repeatable)"
     )
+    parser.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer keeps to")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: api.socket)")
@@ -105,7 +108,7 @@ def _read_stdin() -> str:
 
 
 def _request(args: argparse.Namespace, prompt: str, *, stream: bool) -> bytes:
-    from agent.api.schemas import ChatCompletionRequest, ChatMessage, encode
+    from agent.api.schemas import ChatCompletionRequest, ChatMessage, JsonSchema, ResponseFormat, encode
 
     system = (ChatMessage("system", args.system),) if args.system else ()
     request = ChatCompletionRequest(
@@ -117,11 +120,27 @@ def _request(args: argparse.Namespace, prompt: str, *, stream: bool) -> bytes:
         stream=stream,
         profile=args.profile,
         session=args.session,
+        response_format=(
+            ResponseFormat("json_schema", JsonSchema(_read_schema(args.schema), "answer"))
+            if args.schema
+            else None
+        ),
     )
     try:
         return encode(request)
     except UnicodeEncodeError as error:
         raise TampuError("the prompt is not UTF-8 text; only text can be asked about") from error
+
+
+def _read_schema(path: str) -> dict[str, Any]:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise TampuError(f"{path}: cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TampuError(f"{path}: is no JSON schema: {error}") from error
 
 
 def _print_whole(client: "SocketClient", body: bytes, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@
 thread calls the backend; its tokenizer may be called from another at the same time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
@@ -131,10 +131,26 @@ class Backend(Protocol):
     def decode(self, batch: BatchRows) -> DecodeStatus:
         """Compute the rows; on OK the output rows have logits, on NO_CELLS nothing changed."""
 
-    def new_chain(self, sampling: Sampling, draws: int) -> Chain:
-        """A sampling chain whose random numbers start after `draws` of them."""
+    def new_chain(
+        self, sampling: Sampling, draws: int, grammar: str | None = None, tokens: Sequence[int] = ()
+    ) -> Chain:
+        """A sampling chain that stands after these tokens of its answer and `draws` random numbers.
 
-    def sample(self, chain: Chain, row: int) -> int: ...
+        `grammar` is GBNF with the start rule `root`. Raises Internal when it cannot be used, or when
+        the tokens do not keep to it.
+        """
+
+    def sample(self, chain: Chain, row: int) -> int:
+        """The next token; of a chain with a grammar a first choice, to be checked and accepted."""
+
+    def allows(self, chain: Chain, token: int) -> bool:
+        """True when the chain's grammar has the token next. End tokens only end what is complete."""
+
+    def resample(self, chain: Chain, row: int) -> int | None:
+        """A second choice, among the tokens the chain's grammar has next; None when there are none."""
+
+    def accept(self, chain: Chain, token: int) -> None:
+        """Tell a chain with a grammar of the token taken, which it must allow."""
 
     def free_chain(self, chain: Chain) -> None: ...
 

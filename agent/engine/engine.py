@@ -27,7 +27,7 @@ from agent.engine.sequence import Sequence
 from agent.engine.slot import Rank
 from agent.engine.threads import ThreadGovernor
 from agent.engine.window import next_cut
-from agent.errors import InsufficientMemory
+from agent.errors import InsufficientMemory, RequestError
 from agent.request import Failed, Finished, FinishReason, Queued, Started
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,16 @@ class Engine:
             if chunk.sequence.is_warmup:
                 self._end_warmup(chunk.sequence)
             else:
-                self._append(chunk.sequence, chunk.sequence.sampler.sample(chunk.output_row))
+                self._sample(chunk.sequence, chunk.output_row)
+
+    def _sample(self, sequence: Sequence, row: int) -> None:
+        try:
+            token = sequence.sampler.sample(row)
+        except RequestError as error:
+            log.warning("request %d cannot go on: %s", sequence.key, error.message)
+            self._fail(sequence, error.code, error.message)
+        else:
+            self._append(sequence, token)
 
     def _append(self, sequence: Sequence, token: int) -> None:
         sequence.tokens.append(token)

@@ -1,7 +1,7 @@
 """The reader thread: messages from the daemon become work for the engine thread.
 
-Rendering, tokenising and every check that needs the vocabulary happen here, beside the running
-steps and before the door: what fails here costs nobody a step.
+Rendering, tokenising, reading schemas and every check that needs the vocabulary happen here,
+beside the running steps and before the door: what fails here costs nobody a step.
 """
 
 import logging
@@ -54,6 +54,7 @@ class Intake:
             if not fitted.tokens:
                 raise BadRequest("the prompt is empty: there is nothing to continue")
             public = self._template.public_prefix(fitted.messages)
+            grammar = _grammar(request.schema)
         except RequestError as error:
             return Rejected(submit.key, Failed(code=error.code, message=error.message, detail=error.detail))
         except Exception as error:
@@ -69,4 +70,15 @@ class Intake:
             history=fitted.history,
             num_history_turns=fitted.num_turns,
             trimmed=fitted.trimmed,
+            grammar=grammar,
         )
+
+
+def _grammar(schema: str | None) -> str | None:
+    """The grammar of a request's schema. Raises BadRequest."""
+    if schema is None:
+        return None
+    # Imported with the first schema: most boxes never see one.
+    from agent.engine.schema import to_grammar
+
+    return to_grammar(schema)

@@ -21,6 +21,8 @@ class Prompt:
     history: tuple[int, int] = (0, 0)
     num_history_turns: int = 0
     trimmed: Trimmed = NOTHING_TRIMMED
+    # The request's schema as a grammar.
+    grammar: str | None = None
     arrived_at: float = field(default_factory=time.monotonic)
 
     def to_sequence(self, backend: Backend) -> Sequence:
@@ -41,7 +43,7 @@ class Prompt:
             trimmed=self.trimmed,
             priority=self.request.priority,
             is_session=self.request.session is not None,
-            sampler=Sampler(backend, self.request.sampling, resumed.draws),
+            sampler=Sampler(backend, self.request.sampling, resumed.draws, self.grammar, resumed.tokens),
             detokenizer=detokenizer,
             arrived_at=self.arrived_at,
         )

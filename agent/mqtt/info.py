@@ -22,6 +22,7 @@ FEATURES = (
     "priority",
     "response_topic",
     "text_payload",
+    "schema",
 )
 
 

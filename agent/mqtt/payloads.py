@@ -6,13 +6,16 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from agent.draft import Draft
+from agent.draft import Draft, schema_text
 from agent.errors import BadRequest, RequestError, TooLarge, UnsupportedVersion
 from agent.mqtt.topics import is_name
 from agent.request import (
     MaxTokens,
     Message,
+    MinP,
+    Penalty,
     Priority,
+    RepeatPenalty,
     Seed,
     Stop,
     Temperature,
@@ -29,7 +32,7 @@ VERSION = 1
 MAX_CORRELATION_BYTES = 128
 Ttl = Annotated[float, Meta(gt=0, le=86400 * 365)]
 # Fields of the contract that would change the answer and that this release does not know yet.
-UNSUPPORTED = ("schema", "max_frame")
+UNSUPPORTED = ("max_frame",)
 
 
 class RequestPayload(Struct, frozen=True, kw_only=True):
@@ -44,7 +47,12 @@ class RequestPayload(Struct, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
+    min_p: MinP | None = None
+    repeat_penalty: RepeatPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     seed: Seed | None = None
+    schema: dict[str, Any] | None = None
     stop: Stop = field(default_factory=list)
     ttl_s: Ttl | None = None
     priority: Priority | None = None
@@ -158,6 +166,11 @@ def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tupl
         temperature=payload.temperature,
         top_p=payload.top_p,
         top_k=payload.top_k,
+        min_p=payload.min_p,
+        repeat_penalty=payload.repeat_penalty,
+        presence_penalty=payload.presence_penalty,
+        frequency_penalty=payload.frequency_penalty,
+        schema=None if payload.schema is None else schema_text(payload.schema),
         seed=payload.seed,
         stop=tuple(payload.stop),
         ttl_s=min((s for s in (payload.ttl_s, expiry_s) if s is not None), default=None),

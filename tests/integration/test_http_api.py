@@ -174,6 +174,9 @@ async def test_what_is_asked_for_reaches_the_engine(
         "temperature": 0,
         "top_p": 0.5,
         "top_k": 3,
+        "min_p": 0.1,
+        "presence_penalty": 0.5,
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "null"}}},
         "seed": 11,
         "stop": "END",
         "user": "bob",
@@ -184,6 +187,7 @@ async def test_what_is_asked_for_reaches_the_engine(
     assert request.messages == (Message("system", "You know dust."), Message("user", "hi"))
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0, 0.5, 3, 11)
+    assert (sampling.min_p, sampling.presence_penalty, request.schema) == (0.1, 0.5, '{"type":"null"}')
     assert (request.max_tokens, request.stop, request.client) == (7, ("END",), "socket:bob")
     assert other.client == "socket:local"
 
@@ -615,16 +619,35 @@ async def test_ask_prints_the_answer(path: Path, server: HttpServer, engine: Scr
     assert words == ["why is that", "sum up\n\na log"]
 
 
-async def test_asks_options_reach_the_engine(path: Path, server: HttpServer, engine: ScriptedEngine) -> None:
+async def test_asks_options_reach_the_engine(
+    path: Path, server: HttpServer, engine: ScriptedEngine, tmp_path: Path
+) -> None:
     """All of them."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{ "type": "null" }')
     options = ("--system", "x", "--max-tokens", "5", "--temperature", "0", "--seed", "7")
     await tampu("ask", "hi", *options, "--stop", "A", "--stop", "B", "--socket", str(path))
-    await tampu("ask", "hi", "--profile", "attic", "--socket", str(path))
+    await tampu("ask", "hi", "--profile", "attic", "--schema", str(schema), "--socket", str(path))
     request, other = (answer.request for answer in engine.answers)
     assert request.messages[0] == Message("system", "x")
     assert (request.max_tokens, request.sampling.temperature, request.sampling.seed) == (5, 0, 7)
     assert request.stop == ("A", "B")
+    assert (request.schema, other.schema) == (None, '{"type":"null"}')
     assert other.messages[0] == Message("system", "You know dust.")
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "[1]", "[" * 5000])
+async def test_ask_names_a_schema_file_it_cannot_use(
+    path: Path, server: HttpServer, engine: ScriptedEngine, tmp_path: Path, content: str | None
+) -> None:
+    """Before anything is asked."""
+    schema = tmp_path / "schema.json"
+    if content is not None:
+        schema.write_text(content)
+    code, _, err = await tampu("ask", "hi", "--schema", str(schema), "--socket", str(path))
+    assert code == 1
+    assert err.startswith(f"tampu: {schema}: ")
+    assert engine.answers == []
 
 
 async def test_ask_prints_the_whole_result_as_json(path: Path, server: HttpServer) -> None:

@@ -55,6 +55,22 @@ def test_plain_text_is_a_prompt(daemon: Daemon, broker: Mosquitto) -> None:
     assert len(done["id"]) == 16
 
 
+def test_an_answer_keeps_to_the_schema_that_came_with_it(daemon: Daemon, broker: Mosquitto) -> None:
+    """And one that cannot be kept is refused with the place that is wrong."""
+    count = {"type": "integer", "minimum": 10, "maximum": 99}
+    schema = {"type": "object", "properties": {"b": {"const": "x"}, "a": count}, "required": ["b", "a"]}
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "hello", "schema": schema, "max_tokens": 100})
+        done = device.wait_end("r1")
+        device.publish(REQUEST, {"id": "r2", "prompt": "hello", "schema": {"items": {"pattern": "x"}}})
+        error = device.wait_end("r2")
+    said = json.loads(done["text"])
+    assert list(said) == ["b", "a"]
+    assert 10 <= said["a"] <= 99
+    assert done["finish_reason"] == "stop"
+    assert (error["code"], error["message"][:20]) == ("bad_request", "schema.items.pattern")
+
+
 def test_without_stream_there_are_no_deltas(daemon: Daemon, broker: Mosquitto) -> None:
     """`stream: false` brings accepted and done."""
     with Device(broker.port, MINE) as device:
@@ -136,7 +152,7 @@ def test_a_reply_topic_that_is_not_the_clients_is_refused(
         ('{"prompt": "x", "messages": [{"role": "user", "content": "y"}]}', "bad_request"),
         ('{"messages": []}', "bad_request"),
         ('{"messages": [{"role": "tool", "content": "y"}]}', "bad_request"),
-        ('{"prompt": "x", "schema": {"type": "object"}}', "bad_request"),
+        ('{"prompt": "x", "schema": {"type": "thing"}}', "bad_request"),
         ('{"prompt": "x", "profile": "nobody"}', "not_found"),
         ("{" * 5000, "bad_request"),
         ('{"prompt": ' + "[" * 30000, "bad_request"),

@@ -95,6 +95,7 @@ class EngineDriver:
         priority: int = 0,
         history: tuple[int, int] = (0, 0),
         num_history_turns: int = 0,
+        grammar: str | None = None,
     ) -> None:
         request = Request(
             client=client,
@@ -105,7 +106,9 @@ class EngineDriver:
             stop=stop,
             priority=priority,
         )
-        self.put(Prompt(key, request, tokens, resume, num_public, history, num_history_turns))
+        self.put(
+            Prompt(key, request, tokens, resume, num_public, history, num_history_turns, grammar=grammar)
+        )
 
     def cancel(self, key: int, reason: FinishReason = FinishReason.CANCELLED) -> None:
         self.put(Cancel(key, reason))

@@ -8,13 +8,14 @@ many or another sequence's token changes the answer. What llama.cpp would abort 
 import ast
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from agent.engine.backend import BatchRows, Buffer, DecodeStatus, SpecialToken
 from agent.engine.messages import Forecast
 from agent.errors import InsufficientMemory
 from agent.request import Sampling
+from tests.support.gbnf import Grammar, Stack
 
 BOS, END, TURN, TURN_END, MASK, TOOL = range(256, 262)
 FIRST_WORD = 262
@@ -40,6 +41,7 @@ WORDS = (
     b" ab",
     b"a",
 )
+WORD_TOKENS = range(FIRST_WORD, FIRST_WORD + len(WORDS))
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
     "<|turn|>assistant\n"
@@ -90,8 +92,13 @@ class FakeTokenizer:
 
 @dataclass(slots=True)
 class FakeChain:
+    """`draws` and `redraws` count first and second choices; `readings` are the grammar's."""
+
     sampling: Sampling
     draws: int
+    redraws: int = 0
+    grammar: Grammar | None = None
+    readings: set[Stack] = field(default_factory=set)
 
 
 class FakeBackend:
@@ -165,9 +172,17 @@ class FakeBackend:
         self.max_used = max(self.max_used, self.num_used)
         return status
 
-    def new_chain(self, sampling: Sampling, draws: int) -> FakeChain:
+    def new_chain(
+        self, sampling: Sampling, draws: int, grammar: str | None = None, tokens: Sequence[int] = ()
+    ) -> FakeChain:
         self.num_open_chains += 1
-        return FakeChain(sampling, draws)
+        if grammar is None:
+            return FakeChain(sampling, draws)
+        parsed = Grammar(grammar)
+        chain = FakeChain(sampling, len(tokens), draws - len(tokens), parsed, parsed.start())
+        for token in tokens:
+            self.accept(chain, token)
+        return chain
 
     def sample(self, chain: FakeChain, row: int) -> int:
         assert row in self._logits, f"row {row} has no logits"
@@ -175,6 +190,25 @@ class FakeBackend:
             return next_token(self._logits[row])
         chain.draws += 1
         return next_token(self._logits[row], (chain.sampling, chain.draws))
+
+    def allows(self, chain: FakeChain, token: int) -> bool:
+        is_end = self.tokenizer.is_end(token)
+        return () in chain.readings if is_end else bool(self._after(chain, token))
+
+    def resample(self, chain: FakeChain, row: int) -> int | None:
+        allowed = [token for token in (*range(32, 127), *WORD_TOKENS, END) if self.allows(chain, token)]
+        chain.redraws += 1
+        randomness = (chain.sampling, chain.redraws) if chain.sampling.temperature else None
+        return allowed[number(self._logits[row], ("again", randomness)) % len(allowed)] if allowed else None
+
+    def accept(self, chain: FakeChain, token: int) -> None:
+        assert self.allows(chain, token), f"llama.cpp would abort: token {token} is refused"
+        chain.readings = self._after(chain, token)
+
+    def _after(self, chain: FakeChain, token: int) -> set[Stack]:
+        piece = self.tokenizer.piece(token)
+        assert chain.grammar is not None
+        return chain.grammar.accept(chain.readings, piece.decode()) if piece.isascii() and piece else set()
 
     def free_chain(self, chain: FakeChain) -> None:
         self.num_open_chains -= 1
@@ -232,11 +266,15 @@ class FakeBackend:
 
 def next_token(history: tuple[int, ...], randomness: object = None) -> int:
     """The model: what follows these tokens, given the random numbers drawn."""
-    digest = hashlib.blake2b(repr((history, randomness)).encode(), digest_size=4).digest()
-    number = int.from_bytes(digest)
-    if number % END_EVERY == 0:
+    drawn = number(history, randomness)
+    if drawn % END_EVERY == 0:
         return END
-    return FIRST_WORD + number // END_EVERY % len(WORDS)
+    return FIRST_WORD + drawn // END_EVERY % len(WORDS)
+
+
+def number(history: tuple[int, ...], randomness: object) -> int:
+    """A number that follows from all of this."""
+    return int.from_bytes(hashlib.blake2b(repr((history, randomness)).encode(), digest_size=4).digest())
 
 
 def _split(fragment: str | int, string: str, special: SpecialToken) -> list[str | int]:

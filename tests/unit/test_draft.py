@@ -41,6 +41,15 @@ def test_what_is_asked_for_is_kept() -> None:
     assert (request.max_tokens, request.stop, request.ttl_s) == (7, ("x",), 5.0)
 
 
+def test_the_finer_sampling_is_passed_on() -> None:
+    """And is nothing where nothing was asked for."""
+    fields = {"min_p": 0.1, "repeat_penalty": 1.2, "presence_penalty": -1.0, "frequency_penalty": 0.5}
+    asked, plain = (to_request(one, LIMITS, PROFILES).sampling for one in (draft(**fields), draft()))
+    assert {name: getattr(asked, name) for name in fields} == fields
+    assert [getattr(plain, name) for name in fields] == [0.0, 1.0, 0.0, 0.0]
+    assert to_request(draft(schema="{}"), LIMITS, PROFILES).schema == "{}"
+
+
 def test_the_limits_clamp_what_is_asked_for() -> None:
     """A greedy client gets what the box gives, not an error."""
     request = to_request(draft(max_tokens=100_000, ttl_s=1e9), LIMITS, PROFILES)

@@ -4,6 +4,7 @@ import contextlib
 import queue
 import socket
 
+import msgspec
 import pytest
 
 from agent.engine.chat_template import ChatTemplate
@@ -84,6 +85,26 @@ def test_a_prompt_the_template_refuses_is_rejected() -> None:
     rejected = rejection("hi", chat_template="{{ raise_exception('no user turns') }}")
     assert rejected.failed.code == "bad_request"
     assert "no user turns" in rejected.failed.message
+
+
+def with_schema(schema: str) -> Submit:
+    return Submit(1, msgspec.structs.replace(request("hi"), schema=schema))
+
+
+def test_a_schema_becomes_a_grammar() -> None:
+    prompt, _ = work_from(with_schema('{"type": "null"}'))
+    assert isinstance(prompt, Prompt)
+    assert prompt.grammar is not None
+    assert '"null"' in prompt.grammar
+
+
+@pytest.mark.parametrize("schema", ['{"pattern": "x"}', "{" * 3_000, "[]", ""])
+def test_a_schema_that_cannot_be_kept_is_rejected(schema: str) -> None:
+    """On the reader thread; the engine never hears of it."""
+    rejected, _ = work_from(with_schema(schema))
+    assert isinstance(rejected, Rejected)
+    assert rejected.failed.code == "bad_request"
+    assert rejected.failed.message.startswith("schema")
 
 
 def test_trouble_of_our_own_ends_one_request_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,12 @@ def test_an_error_in_one_field_keeps_the_id_and_the_route() -> None:
         ({"prompt": "x", "top_p": 0}, "top_p"),
         ({"prompt": "x", "seed": -1}, "seed"),
         ({"prompt": "x", "seed": (1 << 32) - 1}, "seed"),
+        ({"prompt": "x", "min_p": 1}, "min_p"),
+        ({"prompt": "x", "repeat_penalty": 0}, "repeat_penalty"),
+        ({"prompt": "x", "presence_penalty": -3}, "presence_penalty"),
+        ({"prompt": "x", "frequency_penalty": "x"}, "frequency_penalty"),
+        ({"prompt": "x", "schema": "{}"}, "schema"),
+        ({"prompt": "x", "schema": True}, "schema"),
         ({"prompt": "x", "stop": [""]}, "stop"),
         ({"prompt": "x", "stop": ["a"] * 9}, "stop"),
         ({"prompt": "x", "ttl_s": 0}, "ttl_s"),
@@ -124,6 +130,12 @@ def test_a_wrong_field_is_named(tree: dict[str, Any], words: str) -> None:
     """The sentence holds the field's name."""
     with pytest.raises(BadRequest, match=words):
         read(tree)
+
+
+def test_a_schema_goes_on_as_its_text() -> None:
+    """In the order it was written in, which is that of the answer's properties; with format text as well."""
+    draft = read('{"prompt":"x","format":"text","schema":{"properties":{"b":{},"a":{}}},"min_p":0.1}')
+    assert (draft.schema, draft.min_p) == ('{"properties":{"b":{},"a":{}}}', 0.1)
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -69,11 +69,8 @@ def test_harmless_unknown_parameters_are_ignored() -> None:
         ("tools", []),
         ("tool_choice", "auto"),
         ("tool_choice", "none"),
-        ("response_format", {"type": "text"}),
         ("logprobs", False),
         ("logit_bias", {}),
-        ("presence_penalty", 0.0),
-        ("frequency_penalty", 0),
         ("modalities", ["text"]),
         *((name, None) for name in schemas.UNSUPPORTED),
     ],
@@ -91,11 +88,8 @@ def test_unsupported_parameters_may_ask_for_nothing(name: str, value: Any) -> No
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function"}),
-        ("response_format", {"type": "json_object"}),
         ("logprobs", True),
         ("logit_bias", {"5": -100}),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -1),
         ("functions", [{"name": "f"}]),
         ("audio", {"voice": "x"}),
     ],
@@ -120,6 +114,12 @@ def test_what_would_change_the_answer_is_refused_by_name(name: str, value: Any) 
         ("stop", 5, "stop"),
         ("stop", [""], "stop[0]"),
         ("stop", ["x"] * 9, "stop"),
+        ("min_p", 1, "min_p"),
+        ("repeat_penalty", 0, "repeat_penalty"),
+        ("presence_penalty", 3, "presence_penalty"),
+        ("frequency_penalty", "no", "frequency_penalty"),
+        ("response_format", {"type": "xml"}, "response_format.type"),
+        ("response_format", {"type": "json_schema", "json_schema": 5}, "response_format.json_schema"),
         ("stream", "yes", "stream"),
         ("stream_options", {"include_usage": 1}, "stream_options.include_usage"),
         ("user", 5, "user"),
@@ -139,6 +139,39 @@ def test_a_wrong_value_is_named(name: str, value: Any, param: str) -> None:
         parse_request(body(**{name: value}))
     assert caught.value.message.startswith(f"{param}: ")
     assert caught.value.detail == {"param": param}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (None, None),
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, '{"type":"object"}'),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"type": "null"}}},
+            '{"type":"null"}',
+        ),
+    ],
+)
+def test_a_response_format_is_a_schema(wanted: Any, text: str | None) -> None:
+    """OpenAI's three kinds."""
+    assert parse_request(body(response_format=wanted)).schema_text() == text
+
+
+@pytest.mark.parametrize("inner", [{}, {"name": "n"}, None])
+def test_a_schema_that_is_announced_must_come(inner: Any) -> None:
+    """Answering without it would be a wrong answer."""
+    wanted = parse_request(body(response_format={"type": "json_schema", "json_schema": inner}))
+    with pytest.raises(BadRequest, match=r"^response_format\.json_schema: must hold the schema") as caught:
+        wanted.schema_text()
+    assert caught.value.detail == {"param": "response_format.json_schema"}
+
+
+def test_penalties_are_taken() -> None:
+    """OpenAI's two, and two of llama.cpp's."""
+    wanted = parse_request(body(presence_penalty=0.5, frequency_penalty=-1, repeat_penalty=1.1, min_p=0.05))
+    assert (wanted.presence_penalty, wanted.frequency_penalty) == (0.5, -1)
+    assert (wanted.repeat_penalty, wanted.min_p) == (1.1, 0.05)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ codes. GGML_ASSERT ends the process, so sizes and indices are checked by the cal
 import contextlib
 import ctypes
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,12 @@ from agent.engine.batch import Batch
 from agent.engine.llama.bindings import lib, log_tail
 from agent.engine.llama.context import context_params, model_params, num_slots
 from agent.engine.llama.forecast import plan
+from agent.engine.llama.sampling import LlamaChain, LlamaSampling
 from agent.engine.llama.tokenizer import LlamaTokenizer
 from agent.engine.messages import Load
 from agent.errors import InsufficientMemory, ModelUnavailable
 from agent.hardware.process import anonymous_bytes
 from agent.request import Sampling
-
-
-@dataclass(slots=True)
-class _Chain:
-    """A llama_sampler chain, freed by `free_chain`."""
-
-    handle: Any
 
 
 class LlamaBackend:
@@ -53,6 +47,7 @@ class LlamaBackend:
         self.n_batch = max(load.n_batch, self.num_slots)
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
         self._tokenizer = LlamaTokenizer(self._model)
+        self._sampling = LlamaSampling(self._tokenizer)
         # Known once there is a context.
         self.can_share = False
         self._is_probed = False
@@ -116,27 +111,25 @@ class LlamaBackend:
             self._is_shift_pending = False
         return DecodeStatus(code) if code >= 0 else DecodeStatus.ERROR
 
-    def new_chain(self, sampling: Sampling, draws: int) -> _Chain:
-        handle = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        if sampling.temperature == 0:
-            lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_greedy())
-            return _Chain(handle)
-        if sampling.top_k:
-            lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_top_p(sampling.top_p, 1))
-        lib.llama_sampler_chain_add(handle, lib.llama_sampler_init_temp(sampling.temperature))
-        dist = lib.llama_sampler_init_dist(sampling.seed)
-        _skip_draws(dist, draws)
-        lib.llama_sampler_chain_add(handle, dist)
-        return _Chain(handle)
+    def new_chain(
+        self, sampling: Sampling, draws: int, grammar: str | None = None, tokens: Sequence[int] = ()
+    ) -> LlamaChain:
+        return self._sampling.new(sampling, draws, grammar, tokens)
 
-    def sample(self, chain: _Chain, row: int) -> int:
-        token: int = lib.llama_sampler_sample(chain.handle, self._context, row)
-        return token
+    def sample(self, chain: LlamaChain, row: int) -> int:
+        return self._sampling.sample(chain, self._context, row)
 
-    def free_chain(self, chain: _Chain) -> None:
-        lib.llama_sampler_free(chain.handle)
+    def allows(self, chain: LlamaChain, token: int) -> bool:
+        return self._sampling.allows(chain, token)
+
+    def resample(self, chain: LlamaChain, row: int) -> int | None:
+        return self._sampling.resample(chain, self._context, row)
+
+    def accept(self, chain: LlamaChain, token: int) -> None:
+        self._sampling.accept(chain, token)
+
+    def free_chain(self, chain: LlamaChain) -> None:
+        self._sampling.free(chain)
 
     def copy(self, source: int, target: int, count: int) -> None:
         lib.llama_memory_seq_cp(self._memory, source, target, 0, count)
@@ -174,6 +167,7 @@ class LlamaBackend:
 
     def close(self) -> None:
         """Free the context and unmap the model; the object is dead afterwards."""
+        self._sampling.close()
         lib.llama_batch_free(self._batch)
         self._free_context()
         lib.llama_model_free(self._model)
@@ -241,11 +235,3 @@ def _return_free_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl has none
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def _skip_draws(dist: Any, count: int) -> None:
-    """Use up `count` random numbers: a choice among one candidate draws exactly one."""
-    candidate = (lib.llama_token_data * 1)()
-    for _ in range(count):
-        choice = lib.llama_token_data_array(data=candidate, size=1, selected=-1, sorted=False)
-        lib.llama_sampler_apply(dist, ctypes.byref(choice))

@@ -25,10 +25,20 @@ class LlamaTokenizer:
     """See backend.Tokenizer. Reads only constant data, so any thread may call it."""
 
     def __init__(self, model: Any) -> None:
-        self._vocab = lib.llama_model_get_vocab(model)
+        self.vocab = self._vocab = lib.llama_model_get_vocab(model)
         self._num_tokens = lib.llama_vocab_n_tokens(self._vocab)
         template = lib.llama_model_chat_template(model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+
+    @cached_property
+    def unspoken(self) -> frozenset[int]:
+        """The tokens that are no text in an answer, and no end of it."""
+        hidden = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        return frozenset(
+            token
+            for token in range(self._num_tokens)
+            if lib.llama_vocab_get_attr(self._vocab, token) & hidden and not self.is_end(token)
+        )
 
     @cached_property
     def specials(self) -> Mapping[str, SpecialToken]:
