@@ -27,7 +27,7 @@ from agent.engine_process import COMMAND
 from agent.engine_state import EngineState
 from agent.errors import ConfigError, ManifestError, ModelFileError, ModelUnavailable
 from agent.hardware.cpu import usable_cores
-from agent.hardware.memory import ROOT, available_bytes
+from agent.hardware.memory import ROOT, rooms
 from agent.hardware.process import anonymous_bytes
 from agent.memory_level import MemoryLevel
 from agent.memory_watch import MemoryWatch
@@ -167,8 +167,10 @@ class App:
         """What there is for us; what both processes hold already is ours as well."""
         pids = [pid for pid in (os.getpid(), self._engine.pid) if pid]
         own = sum(anonymous_bytes(pid, self._root) for pid in pids)
+        box, *cgroups = rooms(self._root)
         return Resources(
-            available_bytes=available_bytes(self._root) + own,
+            available_bytes=box.available_bytes + own,
+            cgroup_bytes=min((room.available_bytes + own for room in cgroups), default=None),
             cores=usable_cores(self._root),
             level=self._engine.memory_level.level,
         )

@@ -20,8 +20,9 @@ DAEMON_BYTES = 32 << 20
 # The engine process before its first KV cell: 40 MiB with a vocabulary of 49,000 and 256 rows a step
 # (Python and bindings 20, tables and compute buffers 20), and room for a larger model's.
 ENGINE_BYTES = 48 << 20
-# Kept free for others when nobody said how much we may take.
+# Kept free for others on the box when nobody said how much we may take; less where a cgroup is ours.
 MARGIN_BYTES = 64 << 20
+OWN_MARGIN_BYTES = 8 << 20
 MARGIN_PARTS = 10
 # Each level below the first leaves so much of the one before.
 LEVEL_FACTOR = 0.7
@@ -42,14 +43,22 @@ class Budget(Struct, frozen=True):
         return self.hard_bytes - DAEMON_BYTES
 
 
-def plan(limit: int | None, available: int, file_bytes: int, cache_bytes: int, level: int = 0) -> Budget:
+def plan(
+    limit: int | None,
+    available: int,
+    file_bytes: int,
+    cache_bytes: int,
+    level: int = 0,
+    own: int | None = None,
+) -> Budget:
     """The budget for one model file, in bytes. Raises InsufficientMemory with the next step.
 
-    `limit` is the configured bound, None for none; `available` what both processes may have, what
-    they already have included; `cache_bytes` the smallest useful KV cache. Level n leaves
-    `LEVEL_FACTOR` ** n of the hard memory, and never less than the minimum.
+    `limit` is the configured bound, None for none; `available` what both processes may have of the
+    box, and `own` of their cgroups (None: no limit), what they already have included; `cache_bytes`
+    is the smallest useful KV cache. Level n leaves `LEVEL_FACTOR` ** n of the hard memory, and never
+    less than the minimum.
     """
-    memory = _memory(limit, available)
+    memory = _memory(limit, available, own)
     least = DAEMON_BYTES + ENGINE_BYTES + cache_bytes
     if memory < least:
         raise _refusal(limit, memory, least)
@@ -59,11 +68,12 @@ def plan(limit: int | None, available: int, file_bytes: int, cache_bytes: int, l
     return Budget(hard, hot_file, is_warm, level, _why(limit, memory, hard, hot_file, file_bytes, level))
 
 
-def _memory(limit: int | None, available: int) -> int:
+def _memory(limit: int | None, available: int, own: int | None) -> int:
     """What we may take in all. A configured bound needs no margin, and makes no memory that is not there."""
     if limit is not None:
-        return min(limit, available)
-    return max(0, available - max(MARGIN_BYTES, available // MARGIN_PARTS))
+        return min(limit, available, available if own is None else own)
+    shared = max(0, available - max(MARGIN_BYTES, available // MARGIN_PARTS))
+    return shared if own is None else min(shared, max(0, own - OWN_MARGIN_BYTES))
 
 
 def _refusal(limit: int | None, memory: int, least: int) -> InsufficientMemory:

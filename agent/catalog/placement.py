@@ -28,13 +28,15 @@ N_BATCH = 256
 class Resources(Struct, frozen=True):
     """What placement has to know of the box.
 
-    `available_bytes` includes what both processes have taken already; `level` says how far the
+    `available_bytes` of the box and `cgroup_bytes` of our cgroups (None: no limit there) include what
+    both processes have taken already; `level` says how far the
     budget is lowered (agent/memory_level.py).
     """
 
     available_bytes: int
     cores: int
     level: int = 0
+    cgroup_bytes: int | None = None
 
 
 class Placement(Struct, frozen=True):
@@ -135,7 +137,12 @@ def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budg
     types = file.kv.types if wishes.kv_type == "auto" else (wishes.kv_type,)
     cache_bytes = int(min(MIN_N_CTX, most) * file.kv.cell_bytes(types[-1]) * RESIZE_ROOM)
     budget = plan(
-        wishes.memory_bytes, resources.available_bytes, file.num_bytes, cache_bytes, resources.level
+        wishes.memory_bytes,
+        resources.available_bytes,
+        file.num_bytes,
+        cache_bytes,
+        resources.level,
+        resources.cgroup_bytes,
     )
     kv_type, room = _kv_type(file.kv, types, budget, min(GOOD_N_CTX, most))
     n_ctx = most if wishes.n_ctx != "auto" else min(most, max(MIN_N_CTX, room // 256 * 256))

@@ -24,11 +24,6 @@ class Room(NamedTuple):
     total_bytes: int
 
 
-def available_bytes(root: Path = ROOT) -> int:
-    """What can be used without swapping: MemAvailable, cut down by every cgroup limit above us."""
-    return min(room.available_bytes for room in rooms(root))
-
-
 def rooms(root: Path = ROOT) -> tuple[Room, ...]:
     """The box first, then every cgroup above us that has a limit. Raises OSError without /proc."""
     return (_box(root), *_cgroup_rooms(root))

@@ -71,6 +71,13 @@ def test_without_a_bound_a_margin_is_left_to_others() -> None:
     assert plan(4000 * MIB, 400 * MIB, 0, 0).hard_bytes == 400 * MIB
 
 
+def test_in_a_cgroup_of_our_own_nothing_is_left_to_others() -> None:
+    """Nobody else is there; the box's margin counts all the same."""
+    assert plan(None, 4000 * MIB, 0, 0, own=130 * MIB).hard_bytes == 122 * MIB
+    assert plan(None, 200 * MIB, 0, 0, own=190 * MIB).hard_bytes == 136 * MIB
+    assert plan(4000 * MIB, 4000 * MIB, 0, 0, own=130 * MIB).hard_bytes == 130 * MIB
+
+
 def test_each_level_leaves_seven_tenths_and_never_less_than_the_minimum() -> None:
     """After deaths for memory."""
     whole = plan(1000 * MIB, 1 << 40, 100 * MIB, 0)
