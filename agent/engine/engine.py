@@ -311,8 +311,9 @@ class Engine:
         """No cells: someone waits. Anything else: each sequence alone, and only the culprit ends."""
         for chunk in batch.chunks:
             self._kv.forget_uncomputed(chunk.sequence)
-        if status is DecodeStatus.NO_CELLS and self._scheduler.preempt_last():
+        if status is DecodeStatus.NO_CELLS and self._scheduler.preempt_last(keep=False):
             log.warning("the KV cache was full before the ledger said so; one sequence waits")
+            self._kv.drop_cached()
             return
         for alone in batch.alone():
             sequence = alone.chunks[0].sequence

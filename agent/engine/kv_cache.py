@@ -91,6 +91,11 @@ class KVCache:
         used = self._used_by(others) if without else self.num_used
         return used + wanted <= self.pool.reachable
 
+    def awaits_prefix(self, sequence: Sequence) -> bool:
+        """True while another sequence is computing a prefix that this one could use."""
+        _, count = self._longest_match(sequence)
+        return self._is_worth_waiting(sequence, count, self.holders)
+
     def take(self, sequence: Sequence) -> None:
         """Give the sequence a slot, and in it the longest resident prefix. Only after `has_room`."""
         source, count = self._longest_match(sequence)

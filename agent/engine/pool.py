@@ -36,13 +36,13 @@ class Pool:
         # From a size up to half of this one can always grow to it: the copied state, at most as large
         # as the old cells, fits beside the new ones.
         within_budget = n_ctx if self._affordable is None else _round_down(self._affordable * 2 // 3)
-        self.max_cells = min(n_ctx, within_budget)
+        self.max_cells = self._most = min(n_ctx, within_budget)
         if self.max_cells < min(STEP, n_ctx):
             raise InsufficientMemory(
                 f"the model's context needs {backend.forecast.needed_bytes(STEP) >> 20} MiB at least and may"
                 f" have {hard_bytes >> 20}; raise engine.memory or choose a smaller model"
             )
-        self.pressure = 0
+        self._pressure = 0
         self.num_resizes = 0
         self.longest_resize_s = 0.0
 
@@ -55,9 +55,21 @@ class Pool:
         return self.num_cells == 0
 
     @property
+    def pressure(self) -> int:
+        """How short the box is of memory: a level of messages.Pressure."""
+        return self._pressure
+
+    @pressure.setter
+    def pressure(self, level: int) -> None:
+        self._pressure = level
+        if level == 0:
+            # What was refused once may be had again.
+            self.max_cells = self._most
+
+    @property
     def reachable(self) -> int:
         """The most cells work can count on now."""
-        if self.pressure >= FROZEN_AT and not self.is_asleep:
+        if self._pressure >= FROZEN_AT and not self.is_asleep:
             return min(self.num_cells, self.max_cells)
         return self.max_cells
 
@@ -68,6 +80,7 @@ class Pool:
     def wake(self) -> None:
         """Make the context again. Raises InsufficientMemory."""
         if self.is_asleep:
+            self.max_cells = self._most
             self._resize(self._size_for(START_CELLS))
 
     def sleep(self) -> None:

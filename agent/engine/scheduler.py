@@ -80,14 +80,14 @@ class Scheduler:
         self._add_prompts(batch, min(prefill_rows, self._n_batch - len(batch)))
         return batch
 
-    def preempt_last(self) -> bool:
-        """Have the least important sequence, of those the one admitted last, wait with its tokens kept.
+    def preempt_last(self, *, keep: bool = True) -> bool:
+        """Have the least important sequence, of those the one admitted last, wait with its tokens.
 
-        False when only one runs.
+        With `keep` its cells stay as well for as long as nobody needs them. False when only one runs.
         """
         if len(self.running) < 2:
             return False
-        self._preempt(min(reversed(self.running), key=lambda sequence: sequence.priority))
+        self._preempt(min(reversed(self.running), key=lambda sequence: sequence.priority), keep=keep)
         self._is_full = True
         return True
 
@@ -121,6 +121,8 @@ class Scheduler:
 
     def _make_way(self, head: Sequence) -> bool:
         """Preempt less important sequences for this one; none of them unless that is enough."""
+        if self._kv.awaits_prefix(head):
+            return False  # whoever computes it is on the way to what this one needs first
         lesser = [sequence for sequence in self.running if sequence.priority < head.priority]
         lesser.sort(key=lambda sequence: sequence.priority)
         for count in range(1, len(lesser) + 1):
@@ -130,8 +132,8 @@ class Scheduler:
                 return self._kv.has_room(head)
         return False
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, *, keep: bool = True) -> None:
         self.running.remove(sequence)
-        self._kv.release(sequence)
+        self._kv.release(sequence, keep=keep)
         self._waiting.put_back(sequence)
         self.num_preemptions += 1

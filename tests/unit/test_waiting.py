@@ -159,3 +159,31 @@ def test_whatever_the_priorities_every_answer_is_the_lone_one(
         lone.submit(key, [key, *range(size)], client=client, max_tokens=max_tokens)
         lone.run()
         assert lone.answers[key].tokens == driver.answers[key].tokens
+
+
+def test_a_lesser_request_that_computes_what_an_urgent_one_needs_is_left_to_it() -> None:
+    """Pushing it out would have the urgent one compute the same again."""
+    system = list(range(1000, 1100))
+    driver = EngineDriver(FakeBackend(num_cells=600, num_slots=1))
+    driver.submit(1, [*system, 1], client="a", max_tokens=2, num_public=len(system), priority=-1)
+    driver.turn()
+    driver.submit(2, [*system, 2], client="b", max_tokens=2, num_public=len(system), priority=5)
+    driver.run()
+    ending = driver.answers[2].ending
+    assert isinstance(ending, Finished)
+    assert ending.usage.cached == len(system)
+
+
+def test_what_made_way_finds_its_own_words_again() -> None:
+    """Where nobody needed the cells, nothing is computed twice."""
+    backend = FakeBackend(num_cells=600, num_slots=2)
+    driver = EngineDriver(backend)
+    driver.submit(1, list(range(100)), client="a", max_tokens=20, priority=-1)
+    driver.submit(2, list(range(200, 300)), client="b", max_tokens=60)
+    for _ in range(12):
+        driver.turn()
+    num_decodes = backend.num_decodes
+    driver.submit(3, [7], client="c", max_tokens=2, priority=3)
+    driver.run()
+    assert driver.engine._scheduler.num_preemptions == 1
+    assert backend.num_decodes - num_decodes < 75
