@@ -36,6 +36,7 @@ class Proof(NamedTuple):
 
 PROOFS = {
     "peers": Proof("tests/bench/peers.py", "speed and memory beside llama.cpp's own benchmarks"),
+    "engine": Proof("tests/bench/engine.py", "fleets, memory, stalls and starts beside llama-server"),
 }
 
 

@@ -24,9 +24,11 @@ from agent.hardware.cpu import usable_cores
 from steps import Trouble, say
 from tests.bench.box import Box, running_box
 from tests.bench.comparisons import STORIES, warmed_up
-from tests.bench.llama_tools import LlamaTools, ensure_tools
+from tests.bench.llama_build import ensure_tools
+from tests.bench.llama_tools import LlamaTools
 from tests.bench.memory import Memory
 from tests.bench.neighbours import Referee
+from tests.bench.options import count
 from tests.bench.report import Figure, Machine, memory_table, table, this_machine
 
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -141,14 +143,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short run: does it work at all?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     return parser.parse_args(arguments)
-
-
-def count(text: str) -> int:
-    """A number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return number
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

@@ -1,12 +1,13 @@
 """Figures as pairs of numbers, the table that shows them, and the machine they were taken on."""
 
+import math
 import os
 import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.bench.memory import Memory
 
@@ -45,20 +46,28 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+Comparing = Literal["ratio", "difference", "own"]
+Pair = tuple[float, float]
+"""Tampu's number and its peer's."""
+
+
 @dataclass(slots=True)
 class Figure:
     """One thing measured on both sides, again and again: `pairs` of Tampu's number and its peer's.
 
-    Each pair was taken back to back, so that a machine that drifts spoils both alike. A figure that
-    `is_difference` compares by Tampu's number less the peer's, others by their ratio.
+    Each pair was taken back to back, so that a machine that drifts spoils both alike. Numbers are compared
+    by their ratio or their difference (Tampu's less the peer's); of an `own` one only Tampu's number counts.
+    `note` says why nothing was measured, or what happened besides.
     """
 
     name: str
     unit: str
     peer: str
-    is_difference: bool = False
+    compare: Comparing = "ratio"
     at_least: float | None = None
-    pairs: list[tuple[float, float]] = field(default_factory=list)
+    at_most: float | None = None
+    pairs: list[Pair] = field(default_factory=list)
+    note: str = ""
 
     @property
     def tampu(self) -> float:
@@ -71,7 +80,13 @@ class Figure:
     @property
     def comparisons(self) -> list[float]:
         """Of each pair."""
-        return [ours - theirs if self.is_difference else ours / theirs for ours, theirs in self.pairs]
+        match self.compare:
+            case "ratio":
+                return [ours / theirs for ours, theirs in self.pairs]
+            case "difference":
+                return [ours - theirs for ours, theirs in self.pairs]
+            case "own":
+                return [ours for ours, _ in self.pairs]
 
     @property
     def compared(self) -> float:
@@ -80,17 +95,18 @@ class Figure:
 
     @property
     def is_met(self) -> bool | None:
-        """None when nothing is asked of this figure."""
-        return None if self.at_least is None else self.compared >= self.at_least
+        """None when nothing is asked of this figure, or nothing was measured."""
+        if not self.pairs or (self.at_least is None and self.at_most is None):
+            return None
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return low <= self.compared <= high
 
     def to_tree(self) -> dict[str, Any]:
-        fields = asdict(self)
-        return fields | {
-            "tampu": self.tampu,
-            "llama_cpp": self.theirs,
-            "compared": self.compared,
-            "met": self.is_met,
-        }
+        tree = asdict(self) | {"met": self.is_met}
+        if self.pairs:
+            tree |= {"tampu": self.tampu, "beside": self.theirs, "compared": self.compared}
+        return tree
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -100,16 +116,34 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    ours, theirs = f"{figure.tampu:.1f} {figure.unit}", f"{figure.theirs:.1f} {figure.unit}, {figure.peer}"
+    if not figure.pairs:
+        return figure.name, f"not measured: {figure.note}", "", "", "", _wanted(figure)
+    name = f"{figure.name} ({figure.note})" if figure.note else figure.name
+    ours, theirs = _number(figure.tampu, figure.unit), _number(figure.theirs, figure.unit)
     compared = (figure.compared, min(figure.comparisons), max(figure.comparisons))
-    median, low, high = (f"{x:+.1f} {figure.unit}" if figure.is_difference else f"{x:.3f}" for x in compared)
-    return figure.name, ours, theirs, median, f"{low} to {high}", _verdict(figure)
+    median, low, high = (_comparison(figure, value) for value in compared)
+    verdict = f"{_wanted(figure)}: {'met' if figure.is_met else 'MISSED'}" if _wanted(figure) else ""
+    return name, ours, f"{theirs}, {figure.peer}", median, f"{low} to {high}", verdict
 
 
-def _verdict(figure: Figure) -> str:
-    if figure.at_least is None:
-        return ""
-    return f">= {figure.at_least}: {'met' if figure.is_met else 'MISSED'}"
+def _comparison(figure: Figure, value: float) -> str:
+    match figure.compare:
+        case "ratio":
+            return f"{value:.3f}"
+        case "difference":
+            return f"{'+' if value > 0 else ''}{_number(value, figure.unit)}"
+        case "own":
+            return _number(value, figure.unit)
+
+
+def _wanted(figure: Figure) -> str:
+    unit = f" {figure.unit}" if figure.compare == "own" else ""
+    bounds = ((">=", figure.at_least), ("<=", figure.at_most))
+    return ", ".join(f"{sign} {bound:g}{unit}" for sign, bound in bounds if bound is not None)
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.0f} {unit}".rstrip() if unit in ("", "MiB") else f"{value:.1f} {unit}"
 
 
 def memory_table(rows: Sequence[tuple[str, Memory]]) -> str:
