@@ -111,13 +111,14 @@ class Engine:
 
     def step(self) -> None:
         """Compute one batch and let every sequence in it take its next token."""
-        streams_wait = any(sequence.is_decoding for sequence in self._scheduler.running)
+        num_streams = sum(sequence.is_decoding for sequence in self._scheduler.running)
         for sequence in self._scheduler.admit():
             if not sequence.is_warmup:
                 self._outbox.put(sequence.key, Started())
         # The daemon must know who was being computed if this step is the last one.
         self._outbox.flush()
-        prefill_rows = self._pace.rows(streams_wait=streams_wait, n_batch=self._backend.n_batch)
+        num_prompts = len(self._scheduler.running) - num_streams
+        prefill_rows = self._pace.rows(num_streams, num_prompts, self._backend.n_batch)
         batch = self._scheduler.schedule(prefill_rows)
         if not len(batch):
             self._end_stuck()
@@ -125,8 +126,8 @@ class Engine:
         started = time.monotonic()
         status = self._backend.decode(batch)
         if status is DecodeStatus.OK:
-            if batch.num_prefill:
-                self._pace.observe(len(batch), time.monotonic() - started)
+            num_prefill = batch.num_prefill
+            self._pace.observe(num_prefill, len(batch) - num_prefill, time.monotonic() - started)
             self._advance(batch)
         else:
             self._recover(batch, status)
