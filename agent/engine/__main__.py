@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.engine.backend import Backend
-from agent.engine.chat_template import ChatTemplate
 from agent.engine.engine import Engine, Options
-from agent.engine.intake import Intake
 from agent.engine.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed, Pipe
 from agent.engine.pool import Pool
 from agent.engine.prefix_store import PrefixStore
@@ -25,6 +25,9 @@ from agent.engine.sandbox import end_with_parent, restrict
 from agent.engine.threads import ThreadGovernor
 from agent.errors import EngineProtocolError, RequestError
 from agent.request import Message
+
+if TYPE_CHECKING:
+    from agent.engine.chat_template import ChatTemplate
 
 log = logging.getLogger("agent.engine")
 
@@ -71,9 +74,15 @@ def serve(
     """Load the model and answer until the daemon closes the pipe."""
     started = time.monotonic()
     try:
-        backend = open_backend(load)
-        pool = Pool(backend, n_ctx=load.n_ctx, hard_bytes=load.hard_bytes)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            opened = beside.submit(open_backend, load)
+            # jinja2 is imported while llama.cpp reads.
+            from agent.engine.chat_template import ChatTemplate
+            from agent.engine.intake import Intake
+
+            backend = opened.result()
         template = ChatTemplate(backend.tokenizer)
+        pool = Pool(backend, n_ctx=load.n_ctx, hard_bytes=load.hard_bytes)
         pool.wake()
         engine = Engine(backend, pool, pipe.send, options_for(load, template, store))
         n_ctx = min(pool.max_cells, backend.n_ctx_train)
@@ -100,7 +109,7 @@ def serve(
     return 0
 
 
-def options_for(load: Load, template: ChatTemplate, store: PrefixStore | None) -> Options:
+def options_for(load: Load, template: "ChatTemplate", store: PrefixStore | None) -> Options:
     """How the engine is to run this model. A profile the template refuses is left to its requests."""
     prefixes = []
     for system in load.profiles:

@@ -12,7 +12,7 @@ gets that far in it: fewer and longer pauses, and half the time until everybody 
 """
 
 STALL_S = 0.1
-HERD_S = 0.3
+HERD_S = 0.35
 ALONE_S = 1.0
 BULK_ROWS = 64
 # Small enough for the slowest board's first chunk, before anything is measured.

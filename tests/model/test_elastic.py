@@ -27,6 +27,7 @@ def elastic(model_path: Path) -> Iterator[llama.LlamaBackend]:
     """A context of its own, small at first."""
     llama.initialise()
     backend = llama.LlamaBackend(load(model_path, n_ctx=4096))
+    assert backend.forecast.cell_bytes
     backend.resize(512)
     yield backend
     backend.close()

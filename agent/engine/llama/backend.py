@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from agent.engine.llama.context import context_params, model_params, num_slots
 from agent.engine.llama.forecast import plan
 from agent.engine.llama.sampling import LlamaChain, LlamaSampling
 from agent.engine.llama.tokenizer import LlamaTokenizer
-from agent.engine.messages import Load
+from agent.engine.messages import Forecast, Load
 from agent.errors import InsufficientMemory, ModelUnavailable
 from agent.hardware.process import anonymous_bytes
 from agent.request import Sampling
@@ -39,9 +40,11 @@ class LlamaBackend:
         self._memory: Any = None
         # Renumbered positions reach the keys with the next decode; until then the state is not whole.
         self._is_shift_pending = False
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            planned = beside.submit(plan, load)
-            self._model = _open_model(load)
+        # Asked beside opening the model, and while what needs only the vocabulary is prepared.
+        beside = ThreadPoolExecutor(max_workers=1)
+        self._planned = beside.submit(plan, load)
+        beside.shutdown(wait=False)
+        self._model = _open_model(load)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
         self.num_slots = num_slots(load)
         self.n_batch = max(load.n_batch, self.num_slots)
@@ -51,12 +54,17 @@ class LlamaBackend:
         # Known once there is a context.
         self.can_share = False
         self._is_probed = False
-        _return_free_memory()
-        self.forecast = planned.result().forecast(self.model_bytes, anonymous_bytes())
 
     @property
     def num_cells(self) -> int:
         return int(lib.llama_n_ctx(self._context)) if self._context else 0
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        """To be asked before the first context is made."""
+        planned = self._planned.result()
+        _return_free_memory()
+        return planned.forecast(self.model_bytes, anonymous_bytes())
 
     @property
     def can_shift(self) -> bool:
@@ -173,6 +181,7 @@ class LlamaBackend:
         lib.llama_model_free(self._model)
 
     def _make_context(self, num_cells: int) -> None:
+        self._planned.exception()  # it reads llama.cpp's log, which is one
         log_tail.clear()
         self._context = lib.llama_init_from_model(self._model, context_params(self._load, num_cells))
         if not self._context:
