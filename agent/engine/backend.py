@@ -125,7 +125,7 @@ class Backend(Protocol):
         """Give the context another number of cells around what the slots hold; 0 frees it.
 
         True when the slots hold what they held, their cells still shared; False when they are empty
-        now. Raises InsufficientMemory with the old size, and its content, kept.
+        now. Raises InsufficientMemory; then the old size is kept, with its content, where that can be.
         """
 
     def decode(self, batch: BatchRows) -> DecodeStatus:
@@ -166,8 +166,15 @@ class Backend(Protocol):
     def shift(self, slot: int, start: int, delta: int) -> None:
         """Renumber the positions of a slot from `start` on. Only cells no other slot shares."""
 
-    def save(self, slot: int) -> bytes:
-        """What a slot holds, for `restore` in a context of the same model, KV type and build."""
+    @property
+    def max_running(self) -> int:
+        """The most sequences that may be computed at once; the other slots keep profiles."""
+
+    def save(self, slot: int) -> Buffer:
+        """What a slot holds, for `restore` in a context of the same model, KV type and build.
+
+        Empty when that cannot be said now.
+        """
 
     def restore(self, slot: int, state: Buffer) -> bool:
         """Fill an empty slot with what `save` gave; False, and still empty, when it does not fit."""

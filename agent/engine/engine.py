@@ -149,6 +149,7 @@ class Engine:
                 return
             if is_idle:
                 is_idle, wait_s = False, 0.0
+            if isinstance(work, Prompt):
                 self._wake_up()
             self._take(work)
 
@@ -164,7 +165,7 @@ class Engine:
 
     def _wake_up(self) -> None:
         self._rest.end()
-        if self._governor is not None:
+        if self._governor is not None and self._scheduler.is_idle:
             self._governor.wake()
 
     def _is_awake(self) -> bool:

@@ -41,6 +41,8 @@ class KVCache:
         self._clock = clock
         self._cells = Cells()
         self._slots = [Slot(index) for index in range(backend.num_slots)]
+        # Another number whenever somebody may have room who had none before.
+        self.version = 0
 
     @property
     def holders(self) -> list[Sequence]:
@@ -76,7 +78,7 @@ class KVCache:
         """
         others = [holder for holder in self.holders if holder not in without]
         # The cheap question first: a full house is asked at every step.
-        if len(others) == len(self._slots):
+        if len(others) >= self._backend.max_running:
             return False
         source, count = self._longest_match(sequence)
         if self._is_worth_waiting(sequence, count, others):
@@ -108,6 +110,7 @@ class KVCache:
             slot.tokens, slot.cells = source.tokens[:count], source.cells[:count]
             self._cells.hold(slot.cells)
         slot.begin(sequence)
+        self.version += 1
         self._cells.pin(slot.cells)
         sequence.slot, sequence.num_computed = slot.index, len(slot.cells)
         sequence.note_cached(len(slot.cells))
@@ -123,6 +126,8 @@ class KVCache:
         self._cells.pin(cells)
         slot.cells += cells
         sequence.num_computed = end
+        if not sequence.num_generated:  # others may wait for this prompt
+            self.version += 1
 
     def forget_uncomputed(self, sequence: Sequence) -> None:
         """Drop cells a failed decode may have left behind the last computed token."""
@@ -163,6 +168,7 @@ class KVCache:
             return
         slot = self._slots[sequence.slot]
         slot.end(self._clock())
+        self.version += 1
         self._cells.unpin(slot.cells)
         if not (keep and self._backend.can_share):
             self._cut(slot, 0)
@@ -179,25 +185,42 @@ class KVCache:
 
     def shrink(self) -> None:
         """Give cells that hold nothing back to the system."""
-        if self.pool.shrink(self.num_resident + self._num_to_come) is False:
-            self._forget_all()
+        self._note_resize(self.pool.shrink(self.num_resident + self._num_to_come))
 
     def sleep(self) -> None:
         """Give all cells back. Only while nothing runs."""
         self.pool.sleep()
         self._forget_all()
 
-    def holds(self, tokens: list[int]) -> bool:
-        """True when a slot holds these, for everybody."""
+    def holds(self, tokens: list[int], rank: Rank = Rank.ANSWER) -> bool:
+        """True when a slot of this rank or above holds these, for everybody."""
         return any(
-            slot.num_public >= len(tokens) and slot.tokens[: len(tokens)] == tokens for slot in self._slots
+            slot.rank >= rank
+            and min(slot.num_public, len(slot.tokens)) >= len(tokens)
+            and slot.tokens[: len(tokens)] == tokens
+            for slot in self._slots
         )
+
+    def can_adopt(self, num_tokens: int) -> bool:
+        """True when a profile of so many tokens can be kept, and no other has to go for it."""
+        profiles = sum(len(slot.cells) for slot in self._slots if self._is_profile(slot))
+        has_slot = any(slot.sequence is None and not self._is_profile(slot) for slot in self._slots)
+        return has_slot and max(self.num_used, profiles) + num_tokens <= self.pool.reachable
 
     def adopt(self, tokens: list[int], state: Buffer) -> bool:
         """Take a public prefix in that another context computed (Backend.save); False if it does not fit."""
-        slot = next((slot for slot in self._slots if slot.sequence is None and not slot.cells), None)
-        if slot is None:
+        if not self.can_adopt(len(tokens)):
             return False
+        slot = (
+            next(
+                (slot for slot in self._slots if slot.sequence is None and not slot.cells),
+                None,
+            )
+            or self._oldest_cached()
+        )
+        if slot is None or self._is_profile(slot):
+            return False
+        self._cut(slot, 0)
         while self.num_resident + self._num_to_come + len(tokens) > self.num_cells:
             if not self._grow(len(tokens)):
                 return False
@@ -259,8 +282,9 @@ class KVCache:
     def _place_for(self, sequence: Sequence, source: Slot | None, count: int) -> Slot:
         """The slot to run in, empty, or the source itself where going on in it loses nothing of value."""
         if source is not None and source.sequence is None and source.rank is not Rank.PROFILE:
-            is_own = source.client == sequence.client or count == len(source.tokens)
-            if is_own or all(slot is source or slot.sequence is not None for slot in self._slots):
+            is_all = count == len(source.tokens)
+            is_most = source.client == sequence.client and 2 * count >= len(source.tokens)
+            if is_all or is_most or all(slot is source or slot.sequence is not None for slot in self._slots):
                 return source
         for slot in self._slots:
             if slot.sequence is None and not slot.cells:
@@ -284,9 +308,14 @@ class KVCache:
         reserve = sum(min(sequence.num_to_come, RESERVE) for sequence in self.holders)
         needed = self.num_resident + self._num_to_come + reserve + extra
         is_kept = self.pool.grow(needed, self.num_resident)
-        if is_kept is False:
-            self._forget_all()
+        self._note_resize(is_kept)
         return is_kept is not None
+
+    def _note_resize(self, is_kept: bool | None) -> None:
+        """Forget what a resize has lost: a refused one may have, for want of memory to undo it."""
+        if is_kept is False or (is_kept is None and self.check_integrity()):
+            self._forget_all()
+        self.version += 1
 
     def _cut(self, slot: Slot, count: int) -> None:
         """Keep the first `count` tokens of a slot nobody runs in, or none if it cannot lose its end."""
@@ -295,6 +324,9 @@ class KVCache:
             count = 0
         self._cells.drop(slot.cells[count:])
         del slot.tokens[count:], slot.cells[count:]
+        if slot.num_exact is not None and count <= slot.num_exact:
+            slot.num_exact = None
+        self.version += 1
 
     def _rewind(self, sequence: Sequence, count: int) -> None:
         """Have a running sequence compute all but its first `count` tokens again."""
@@ -312,8 +344,14 @@ class KVCache:
         self._cells.unpin(slot.cells[start:end])
         self._cells.drop(slot.cells[start:end])
         del slot.tokens[start:end], slot.cells[start:end]
+        slot.num_exact = start if slot.num_exact is None else min(start, slot.num_exact)
+        self.version += 1
+
+    def _is_profile(self, slot: Slot) -> bool:
+        return slot.rank is Rank.PROFILE and bool(slot.cells)
 
     def _make_public(self, slot: Slot) -> None:
+        self.version += 1
         slot.client, slot.num_public = PUBLIC, len(slot.tokens)
         slot.rank, slot.used_at = Rank.PROFILE, self._clock()
 
@@ -324,4 +362,5 @@ class KVCache:
                 self._cells.unpin(slot.cells)
                 slot.sequence.num_computed = 0
             self._cells.drop(slot.cells)
-            slot.tokens, slot.cells = [], []
+            slot.tokens, slot.cells, slot.num_exact = [], [], None
+        self.version += 1

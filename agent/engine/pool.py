@@ -8,6 +8,7 @@ time: every resize keeps their sum within the budget as well.
 
 import logging
 import time
+from collections.abc import Callable
 
 from agent.engine.backend import Backend
 from agent.errors import InsufficientMemory
@@ -20,6 +21,8 @@ STEP = 256
 START_CELLS = 512
 # A resize costs a pause of a tenth of a second: grow by a part of what there is, not by a step.
 GROWTH = 1.5
+# What was refused once may be had again after so long.
+RETRY_S = 30.0
 # Pressure levels (messages.Pressure) from which on the pool does not grow.
 FROZEN_AT = 2
 
@@ -30,12 +33,22 @@ class Pool:
     Raises InsufficientMemory when not even the smallest context fits.
     """
 
-    def __init__(self, backend: Backend, *, n_ctx: int, hard_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        n_ctx: int,
+        hard_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._backend = backend
-        self._affordable = _affordable(backend, hard_bytes)
+        self._clock = clock
+        self._in_all = _affordable(backend, hard_bytes)
+        self._lent: list[tuple[int, Callable[[], bool]]] = []
+        self._refused_at = -RETRY_S
         # From a size up to half of this one can always grow to it: the copied state, at most as large
         # as the old cells, fits beside the new ones.
-        within_budget = n_ctx if self._affordable is None else _round_down(self._affordable * 2 // 3)
+        within_budget = n_ctx if self._in_all is None else _round_down(self._in_all * 2 // 3)
         self.max_cells = self._most = min(n_ctx, within_budget)
         if self.max_cells < min(STEP, n_ctx):
             raise InsufficientMemory(
@@ -69,13 +82,25 @@ class Pool:
     @property
     def reachable(self) -> int:
         """The most cells work can count on now."""
+        if self.max_cells < self._most and self._clock() - self._refused_at > RETRY_S:
+            self.max_cells = self._most
         if self._pressure >= FROZEN_AT and not self.is_asleep:
             return min(self.num_cells, self.max_cells)
         return self.max_cells
 
+    def lend(self, num_cells: int, is_lent: Callable[[], bool]) -> None:
+        """Somebody keeps a copy of so many cells for as long as `is_lent` says."""
+        self._lent.append((num_cells, is_lent))
+
+    @property
+    def _affordable(self) -> int | None:
+        """Cells the budget has room for, their copies included; None without a budget."""
+        self._lent = [(count, is_lent) for count, is_lent in self._lent if is_lent()]
+        return None if self._in_all is None else self._in_all - sum(count for count, _ in self._lent)
+
     def can_copy(self, num_cells: int) -> bool:
         """True when a copy of so many cells fits into the budget beside the context."""
-        return self._affordable is None or self.num_cells + num_cells <= self._affordable
+        return self._is_affordable(self.num_cells, num_cells)
 
     def wake(self) -> None:
         """Make the context again. Raises InsufficientMemory."""
@@ -100,7 +125,7 @@ class Pool:
             return self._resize(target)
         except InsufficientMemory as error:
             log.warning("the KV cache stays at %d cells: %s", self.num_cells, error)
-            self.max_cells = max(STEP, self.num_cells)
+            self.max_cells, self._refused_at = max(STEP, self.num_cells), self._clock()
             return None
 
     def shrink(self, num_resident: int) -> bool | None:
@@ -125,11 +150,12 @@ class Pool:
 
     def _size_for(self, cells: int) -> int:
         """This size, or the largest one: from a full pool that is too large the way there is barred."""
-        is_trap = self._affordable is not None and cells + self.max_cells > self._affordable
+        is_trap = self._in_all is not None and cells + self.max_cells > self._in_all
         return self.max_cells if is_trap else min(cells, self.max_cells)
 
     def _is_affordable(self, larger: int, num_resident: int) -> bool:
-        return self._affordable is None or larger + num_resident <= self._affordable
+        affordable = self._affordable
+        return affordable is None or larger + num_resident <= affordable
 
     def _resize(self, num_cells: int) -> bool:
         before, started = self.num_cells, time.monotonic()

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +29,7 @@ MAX_BYTES = 512 << 20
 # llama.cpp's state begins on a page of its own.
 HEADER_BYTES = 4096
 _MAGIC = "tampu-kv-1"
+_BLOCK_BYTES = 1 << 20
 
 
 class Header(Struct, frozen=True):
@@ -47,25 +49,30 @@ class PrefixStore:
         self._folder = folder
         self._about = f"{build}|{load.model_key}|{load.kv_type}|{load.n_gpu_layers}"
 
+    def has(self, tokens: list[int]) -> bool:
+        """True when there is a file for these."""
+        return self._path(tokens).exists()
+
     def load(self, tokens: list[int]) -> Buffer | None:
         """The state of these tokens, or None when it is not here or not whole."""
         path = self._path(tokens)
         try:
             with path.open("rb") as file:
+                if complaint := self._complaint(file, tokens):
+                    log.warning("%s %s; the profile is computed again", path, complaint)
+                    self._remove(path)
+                    return None
                 # Private and writable: llama.cpp's binding asks for that, and nothing is copied.
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("%s cannot be read: %s", path, error)
-            return None
-        if complaint := self._complaint(content, tokens):
-            log.warning("%s %s; the profile is computed again", path, complaint)
+            log.warning("%s cannot be read (%s); the profile is computed again", path, error)
             self._remove(path)
             return None
         return memoryview(content)[HEADER_BYTES:]
 
-    def save(self, tokens: list[int], state: bytes) -> None:
+    def save(self, tokens: list[int], state: Buffer) -> None:
         """Write atomically. A disk that is full or read-only is said in the log."""
         path = self._path(tokens)
         header = Header(_MAGIC, self._key(tokens), len(tokens), len(state), zlib.crc32(state))
@@ -98,18 +105,21 @@ class PrefixStore:
                 self._remove(path)
                 total -= sizes[path].st_size
 
-    def _complaint(self, content: mmap.mmap, tokens: list[int]) -> str:
-        """What is wrong with a file, or nothing."""
+    def _complaint(self, file: BinaryIO, tokens: list[int]) -> str:
+        """What is wrong with a file, or nothing. Reads all of it: a bad block of an SD card is an OSError
+        here, and the end of the process in mapped memory."""
         try:
-            header = msgspec.json.decode(content[:HEADER_BYTES], type=Header)
+            header = msgspec.json.decode(file.read(HEADER_BYTES), type=Header)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return "has no header"
         if header.magic != _MAGIC or header.key != self._key(tokens) or header.num_tokens != len(tokens):
             return "is another one's"
-        if len(content) != HEADER_BYTES + header.state_bytes:
-            return f"has {len(content)} bytes instead of {HEADER_BYTES + header.state_bytes}"
-        with memoryview(content) as view, view[HEADER_BYTES:] as state:
-            return "" if zlib.crc32(state) == header.crc32 else "is damaged"
+        num_bytes, crc = 0, 0
+        while block := file.read(_BLOCK_BYTES):
+            num_bytes, crc = num_bytes + len(block), zlib.crc32(block, crc)
+        if num_bytes != header.state_bytes:
+            return f"has a state of {num_bytes} bytes instead of {header.state_bytes}"
+        return "" if crc == header.crc32 else "is damaged"
 
     def _key(self, tokens: list[int]) -> str:
         return hashlib.sha256(f"{self._about}|{tokens}".encode()).hexdigest()

@@ -15,6 +15,7 @@ from agent.engine.kv_cache import PUBLIC, KVCache
 from agent.engine.prefix_store import PrefixStore
 from agent.engine.sampler import Sampler
 from agent.engine.sequence import Sequence
+from agent.engine.slot import Rank
 from agent.request import Sampling
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Profiles:
         for index, tokens in enumerate(self._prefixes):
             if index not in self._is_tried:
                 self._is_tried.add(index)
-                if not self._kv.holds(tokens) and len(tokens) < self._kv.longest:
+                is_there = self._kv.holds(tokens, Rank.PROFILE)
+                if not is_there and self._kv.can_adopt(len(tokens) + 1):
                     return self._warmup(index, tokens)
         return None
 
@@ -63,14 +65,17 @@ class Profiles:
         """The profile is computed: keep it, and write it down on a thread of its own."""
         slot = self._kv.keep_public(warmup)
         log.info("profile of %d tokens computed", len(warmup.tokens))
-        if self._store is None or not self._kv.pool.can_copy(len(slot.cells)):
+        pool, num_cells = self._kv.pool, len(slot.cells)
+        if self._store is None or self._store.has(warmup.tokens) or not pool.can_copy(num_cells):
             return
         if state := self._backend.save(slot.index):
             arguments = (list(warmup.tokens), state)
-            threading.Thread(target=self._store.save, args=arguments, name="profile writer").start()
+            writer = threading.Thread(target=self._store.save, args=arguments, name="profile writer")
+            writer.start()
+            pool.lend(num_cells, writer.is_alive)
 
     def _take_from_disk(self, tokens: list[int]) -> None:
-        if self._store is None or self._kv.holds(tokens):
+        if self._store is None or self._kv.holds(tokens) or not self._kv.can_adopt(len(tokens)):
             return
         started = time.monotonic()
         state = self._store.load(tokens)

@@ -15,6 +15,8 @@ from agent.engine.waiting import Waiting
 MAX_SKIPS = 16
 # Of a step's prompt rows, one in so many is for the prompt admitted first.
 OLDEST_SHARE = 4
+# A profile that is computed beside streams, and that nobody waits for, hardly slows them.
+WARMUP_ROWS = 4
 
 
 class Scheduler:
@@ -25,6 +27,8 @@ class Scheduler:
         self._n_batch = n_batch
         self._waiting = Waiting()
         self._is_full = False
+        # How things stood when nobody more could be admitted.
+        self._exhausted: tuple[int, ...] = ()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
 
@@ -53,16 +57,19 @@ class Scheduler:
     def admit(self) -> list[Sequence]:
         """Start every waiting sequence that has room; returns those.
 
-        After a preemption for want of cells nobody is admitted until somebody leaves: the ledger may
-        see room where llama.cpp has none, and the same sequence would come and go for ever.
+        After llama.cpp had no cells where the ledger saw some, nobody is admitted until somebody
+        leaves: the same sequence would come and go for ever.
         """
         admitted: list[Sequence] = []
-        while not self._is_full and (sequence := self._next_admissible()):
+        if self._is_full or self._situation == self._exhausted:
+            return admitted
+        while sequence := self._next_admissible():
             self._waiting.take(sequence)
             self._kv.take(sequence)
             self.running.append(sequence)
             sequence.mark_admitted()
             admitted.append(sequence)
+        self._exhausted = self._situation
         return admitted
 
     def schedule(self, prefill_rows: int) -> Batch:
@@ -88,11 +95,18 @@ class Scheduler:
         if len(self.running) < 2:
             return False
         self._preempt(min(reversed(self.running), key=lambda sequence: sequence.priority), keep=keep)
-        self._is_full = True
+        self._is_full = not keep
         return True
+
+    @property
+    def _situation(self) -> tuple[int, ...]:
+        """What admission depends on: asking every head anew at every step would take longer than the step."""
+        return self._kv.version, self._kv.pool.reachable, self._waiting.version
 
     def _add_prompts(self, batch: Batch, room: int) -> None:
         prompts = [sequence for sequence in self.running if not sequence.is_decoding]
+        if len(batch) and not self._waiting and all(sequence.is_warmup for sequence in prompts):
+            room = min(room, WARMUP_ROWS)
         if not prompts or room <= 0:
             return
         oldest = prompts[0]
@@ -114,6 +128,8 @@ class Scheduler:
                 for sequence in passed:
                     sequence.num_skips += 1
                 return head
+            if self._kv.awaits_prefix(head):
+                continue  # cells are not what it is short of
             if head.num_skips >= MAX_SKIPS:
                 return None
             passed.append(head)

@@ -25,6 +25,8 @@ class Slot:
     sequence: Sequence | None = None
     client: str = ""
     num_public: int = 0
+    # Of a trimmed answer, tokens after the first so many were computed knowing what is not there any more.
+    num_exact: int | None = None
     rank: Rank = Rank.ANSWER
     used_at: float = 0.0
 
@@ -45,6 +47,8 @@ class Slot:
     def usable_by(self, sequence: Sequence, tokens: list[int]) -> int:
         """How many of `tokens`, which this slot holds or will hold, the sequence may have."""
         agreed = common_length(tokens, sequence.tokens)
+        if self.num_exact is not None:
+            agreed = min(agreed, self.num_exact)
         if self.client == sequence.client:
             return agreed
         return min(agreed, self.num_public, sequence.num_public)

@@ -34,6 +34,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self._levels: dict[int, dict[str, _Line]] = {}
+        # Another number whenever somebody else may be due.
+        self.version = 0
 
     def __bool__(self) -> bool:
         return bool(self._levels)
@@ -44,12 +46,14 @@ class Waiting:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind its client's others."""
         self._line(sequence).queue.append(sequence)
+        self.version += 1
 
     def put_back(self, sequence: Sequence) -> None:
         """Queue a sequence that was running before its client's others, and its client before the rest."""
         lines = self._levels.setdefault(sequence.priority, {})
         line = lines.pop(sequence.client, None) or _Line()
         line.queue.appendleft(sequence)
+        self.version += 1
         self._levels[sequence.priority] = {sequence.client: line, **lines}
 
     def remove(self, sequence: Sequence) -> bool:
@@ -58,6 +62,7 @@ class Waiting:
         if line is None or sequence not in line.queue:
             return False
         line.queue.remove(sequence)
+        self.version += 1
         self._forget_if_empty(sequence)
         return True
 

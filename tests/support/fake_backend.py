@@ -125,7 +125,7 @@ class FakeBackend:
         self.can_shift = can_shift
         self.n_ctx_train = n_ctx_train
         self.num_cells = num_cells
-        self.num_slots = num_slots
+        self.num_slots = self.max_running = num_slots
         self.n_batch = n_batch
         self.tokenizer = tokenizer or FakeTokenizer()
         self.num_decodes = 0

@@ -196,12 +196,12 @@ def test_the_one_admitted_last_gives_way_when_the_cells_run_out() -> None:
     assert room.scheduler.num_preemptions == 1
 
 
-def test_after_a_preemption_nobody_is_admitted_until_somebody_leaves() -> None:
+def test_after_llama_cpp_had_no_cells_nobody_is_admitted_until_somebody_leaves() -> None:
     """The ledger may see room where there is none; the same request must not come and go for ever."""
     room = Room()
     first, last = room.add(), room.add()
     room.scheduler.admit()
-    room.scheduler.preempt_last()
+    room.scheduler.preempt_last(keep=False)
     assert room.scheduler.admit() == []
     room.scheduler.remove(first)
     assert room.scheduler.admit() == [last]

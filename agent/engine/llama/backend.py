@@ -47,6 +47,8 @@ class LlamaBackend:
         self._model = _open_model(load)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
         self.num_slots = num_slots(load)
+        self.max_running = load.n_seq_max
+        self._num_threads = load.n_threads
         self.n_batch = max(load.n_batch, self.num_slots)
         self._batch = lib.llama_batch_init(self.n_batch, 0, 1)
         self._tokenizer = LlamaTokenizer(self._model)
@@ -86,9 +88,7 @@ class LlamaBackend:
         return size
 
     def resize(self, num_cells: int) -> bool:
-        before, threads = self.num_cells, self._load.n_threads
-        if self._context:
-            threads = lib.llama_n_threads(self._context)
+        before = self.num_cells
         state = self._take_state() if num_cells else None
         self._free_context()
         if num_cells == 0:
@@ -100,7 +100,6 @@ class LlamaBackend:
                 self._make_context(before)
                 self._put_state(state)
             raise
-        self.set_threads(threads)
         return self._put_state(state)
 
     def decode(self, batch: BatchRows) -> DecodeStatus:
@@ -149,13 +148,13 @@ class LlamaBackend:
         lib.llama_memory_seq_add(self._memory, slot, start, -1, delta)
         self._is_shift_pending = True
 
-    def save(self, slot: int) -> bytes:
+    def save(self, slot: int) -> Buffer:
         if self._is_shift_pending:
             return b""
         size = lib.llama_state_seq_get_size(self._context, slot)
         buffer = (ctypes.c_uint8 * size)()
         written = lib.llama_state_seq_get_data(self._context, buffer, size, slot)
-        return bytes(memoryview(buffer)[:written])
+        return memoryview(buffer).cast("B")[:written]
 
     def restore(self, slot: int, state: Buffer) -> bool:
         array = ctypes.c_uint8 * len(state)
@@ -171,6 +170,7 @@ class LlamaBackend:
         return last + 1
 
     def set_threads(self, count: int) -> None:
+        self._num_threads = count
         lib.llama_set_n_threads(self._context, count, count)
 
     def close(self) -> None:
@@ -189,6 +189,7 @@ class LlamaBackend:
                 f"no context of {num_cells} tokens could be made: {log_tail.reason()}; lower engine.n_ctx"
             )
         self._memory = lib.llama_get_memory(self._context)
+        self.set_threads(self._num_threads)
         if not self._is_probed:
             self._is_probed, self.can_share = True, self._can_drop_tail()
 
