@@ -153,6 +153,7 @@ class App:
             log.info("model %s %s: %s", placement.name, placement.quant, reason)
         self._status.model = ModelIdentity(placement.name, placement.quant, placement.sha256)
         self._status.budget = placement.budget
+        self._memory_watch.is_cold = not placement.budget.is_warm
         return placement.load
 
     def _place(self) -> Placement:

@@ -20,6 +20,8 @@ from agent.request import (
 )
 
 DEFAULT_MAX_TOKENS = 256
+# Each is rendered and tokenised by itself before the door.
+MAX_MESSAGES = 256
 _NAME = re.compile(NAME)
 
 
@@ -102,6 +104,8 @@ def schema_text(schema: dict[str, Any]) -> str:
 def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, ...]:
     if not draft.messages:
         raise BadRequest("messages: must hold at least one message")
+    if len(draft.messages) > MAX_MESSAGES:
+        raise BadRequest(f"messages: {len(draft.messages)} are too many; at most {MAX_MESSAGES} are taken")
     if draft.messages[-1].role == "system":
         raise BadRequest("messages: must end with something to answer, not with a system message")
     if not draft.messages[-1].content.strip():

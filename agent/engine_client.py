@@ -35,9 +35,9 @@ from agent.engine_state import EngineState
 from agent.errors import (
     Busy,
     EngineProtocolError,
-    EngineTimeout,
-    Internal,
+    InsufficientMemory,
     RequestError,
+    TooLarge,
     from_code,
 )
 from agent.memory_level import MemoryLevel
@@ -45,7 +45,7 @@ from agent.request import FinishReason, Request
 from agent.sessions import Sessions
 from agent.slumber import Slumber
 from agent.stall import StallWatch
-from agent.suspects import Suspects
+from agent.suspects import Suspects, poisonous
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class EngineClient:
         self._retry = asyncio.Event()
         self._stall = StallWatch(self._patience_s, stall_s / 10)
         self._failure: RequestError | None = None
+        self._has_spoken = False
         self._is_closed = False
 
     # ---- what fronts use ---------------------------------------------------------------------
@@ -263,7 +264,7 @@ class EngineClient:
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
             raise EngineProtocolError(f"the engine speaks protocol {hello.protocol}, the daemon {PROTOCOL}")
-        self.hello = hello
+        self.hello, self._has_spoken = hello, True
         log.info("engine process %d: %s; sandbox: %s", hello.pid, hello.build, hello.sandbox or "none")
         self._set_state(EngineState.LOADING, "the model is being loaded")
 
@@ -308,30 +309,27 @@ class EngineClient:
         """Note the death, and decide for every live answer whether it may go on."""
         was_ready, said_hello = self.state is EngineState.READY, self.hello is not None
         self.slumber.end_waking(is_up=False)
-        if failure is not None:
+        is_too_small = isinstance(failure, InsufficientMemory) and self.memory_level.relent()
+        if failure is not None and not is_too_small:
             self._give_up(failure)
             return
-        if said_hello and process.was_killed_by_others and self.memory_level.blame(self.pressure):
+        is_for_memory = process.was_killed_by_others and self.memory_level.blame(self.pressure)
+        if is_for_memory:
             how = f"{how}, out of memory"
         self.last_crash = f"{how} while {self.state.value}"
         log.error("the engine ended (%s); last words: %s", how, " / ".join(process.stderr_tail) or "none")
-        if not said_hello:
+        if not (said_hello or self._has_spoken or is_for_memory):
             self._give_up(never_spoke(how))
             return
         self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")
         for answer in [a for a in self._live.values() if a.cancel_reason]:
             self._end_cancelled(answer)
-        guilty = self._suspects.blame(self._live.values()) if was_ready else []
+        # What was killed for memory comes back with less of it: nobody's own doing.
+        guilty = self._suspects.blame(self._live.values()) if was_ready and not is_for_memory else []
         for answer in self._live.values():
             answer.is_sent = False
         for answer in guilty:
-            self._end(answer, self._poison(how))
-
-    def _poison(self, how: str) -> RequestError:
-        """What a request is told that was being computed at two deaths."""
-        if self._stall.was_stuck:
-            return EngineTimeout(f"the engine took no step for {self._stall_s:.0f} s, twice, on this request")
-        return Internal(f"the engine died twice ({how}) while it computed this request")
+            self._end(answer, poisonous(how, self._stall_s if self._stall.was_stuck else None))
 
     def _give_up(self, error: RequestError) -> None:
         log.error("no answers until this is mended")
@@ -342,7 +340,8 @@ class EngineClient:
 
     async def _wait_for_retry(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._retry.wait(), RETRY_LOAD_S)
+            async with asyncio.timeout(RETRY_LOAD_S):
+                await self._retry.wait()
 
     # ---- answers -----------------------------------------------------------------------------
 
@@ -354,14 +353,18 @@ class EngineClient:
             self._send(self._process, suspect)
         if self._suspects.is_alone:
             return
-        for answer in self._live.values():
+        for answer in list(self._live.values()):
             is_held = self._suspects.is_held(answer) or self._sessions.is_held(answer)
             if not answer.is_sent and not is_held:
                 self._send(self._process, answer)
 
     def _send(self, process: EngineProcess, answer: Answer) -> None:
-        answer.is_sent, answer.is_started, answer.is_queued = True, False, False
-        process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
+        try:
+            process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
+        except EngineProtocolError as error:
+            self._end(answer, TooLarge(f"the request cannot be given to the engine: {error}"))
+        else:
+            answer.is_sent, answer.is_started, answer.is_queued = True, False, False
 
     def _end_cancelled(self, answer: Answer) -> None:
         answer.abandon()

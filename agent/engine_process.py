@@ -129,7 +129,9 @@ class EngineProcess:
         """Hang up, wait for the child (kill it if it lingers), and say how it ended."""
         self.hang_up()
         try:
-            await asyncio.wait_for(self._process.wait(), ENDS_WITHIN_S)
+            # Not wait_for, which loses a cancellation that comes together with the end (Python 3.11).
+            async with asyncio.timeout(ENDS_WITHIN_S):
+                await self._process.wait()
         except TimeoutError:
             self.kill()
             await self._process.wait()

@@ -51,3 +51,12 @@ class MemoryLevel:
         self._changed_at = self._clock()
         log.warning("the engine was killed for memory: memory budget level %d", self.level)
         return True
+
+    def relent(self) -> bool:
+        """The model does not fit into the lowered budget: one level back. False at the whole budget."""
+        if not self.level:
+            return False
+        self.level -= 1
+        self._changed_at = self._clock()
+        log.warning("the model does not fit there: memory budget level %d", self.level)
+        return True

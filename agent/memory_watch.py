@@ -24,6 +24,8 @@ class MemoryWatch:
         self._root = root
         self._every_s = every_s
         self._gauge = pressure.Gauge()
+        # The model that is loaded does not stay in memory.
+        self.is_cold = False
 
     async def run(self) -> None:
         """Look until cancelled. A box that tells nothing is not short of memory."""
@@ -38,7 +40,7 @@ class MemoryWatch:
         except OSError as error:
             log.debug("memory cannot be read: %s", error)
             return
-        now = self._gauge.feed(pressure.level(reading), time.monotonic())
+        now = self._gauge.feed(pressure.level(reading, is_cold=self.is_cold), time.monotonic())
         if now != before:
             sentence = pressure.describe(reading)
             log.log(logging.WARNING if now > before else logging.INFO, "memory level %d: %s", now, sentence)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from agent.answer import Answer
+from agent.errors import EngineTimeout, Internal, RequestError
 
 DEATHS_TO_BE_ALONE = 2
 
@@ -54,3 +55,10 @@ class Suspects:
             self._current = None
         elif self.is_held(answer):
             self._waiting.remove(answer)
+
+
+def poisonous(how: str, stuck_s: float | None) -> RequestError:
+    """What a request is told that was being computed at two deaths, `how` the last, or stuck for so long."""
+    if stuck_s is not None:
+        return EngineTimeout(f"the engine took no step for {stuck_s:.0f} s, twice, on this request")
+    return Internal(f"the engine died twice ({how}) while it computed this request")

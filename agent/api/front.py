@@ -7,6 +7,7 @@ status; after it the status is out, and the error is the last event.
 """
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -180,8 +181,14 @@ def _draft(wanted: ChatCompletionRequest) -> Draft:
 
 
 def _client(user: str | None) -> str:
-    """Who asks, for fairness. No MQTT client can have a colon: nobody here shares a device's prefixes."""
-    return f"socket:{user if user and _NAME.match(user) else NO_USER}"
+    """Who asks: one conversation each. No MQTT client can have a colon: nobody here is a device.
+
+    A user that is no name (an address, say) goes by its hash; two of them must never be one client.
+    """
+    if not user:
+        return f"socket:{NO_USER}"
+    is_name = _NAME.match(user) and user != NO_USER
+    return f"socket:{user if is_name else hashlib.sha256(user.encode(errors='replace')).hexdigest()[:32]}"
 
 
 async def _read_body(request: HttpRequest, max_bytes: int) -> bytes:

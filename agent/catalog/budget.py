@@ -20,6 +20,8 @@ DAEMON_BYTES = 32 << 20
 # The engine process before its first KV cell: 40 MiB with a vocabulary of 49,000 and 256 rows a step
 # (Python and bindings 20, tables and compute buffers 20), and room for a larger model's.
 ENGINE_BYTES = 48 << 20
+# A vocabulary beyond those 49,000 tokens takes so much for each, and a row of logits for each slot.
+KNOWN_VOCABULARY, TOKEN_BYTES, LOGIT_BYTES = 49_152, 136, 4
 # Kept free for others on the box when nobody said how much we may take; less where a cgroup is ours.
 MARGIN_BYTES = 64 << 20
 OWN_MARGIN_BYTES = 8 << 20
@@ -43,6 +45,11 @@ class Budget(Struct, frozen=True):
         return self.hard_bytes - DAEMON_BYTES
 
 
+def vocabulary_bytes(num_tokens: int, num_slots: int) -> int:
+    """What a vocabulary takes of the engine process beyond `ENGINE_BYTES`."""
+    return max(0, num_tokens - KNOWN_VOCABULARY) * (TOKEN_BYTES + LOGIT_BYTES * num_slots)
+
+
 def plan(
     limit: int | None,
     available: int,
@@ -55,8 +62,8 @@ def plan(
 
     `limit` is the configured bound, None for none; `available` what both processes may have of the
     box, and `own` of their cgroups (None: no limit), what they already have included; `cache_bytes`
-    is the smallest useful KV cache. Level n leaves `LEVEL_FACTOR` ** n of the hard memory, and never
-    less than the minimum.
+    is the smallest useful KV cache, and what this model takes beyond `ENGINE_BYTES`. Level n leaves
+    `LEVEL_FACTOR` ** n of the hard memory, and never less than the minimum.
     """
     memory = _memory(limit, available, own)
     least = DAEMON_BYTES + ENGINE_BYTES + cache_bytes

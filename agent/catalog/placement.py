@@ -4,7 +4,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.catalog.budget import ENGINE_BYTES, Budget, plan
+from agent.catalog.budget import ENGINE_BYTES, Budget, plan, vocabulary_bytes
 from agent.catalog.gguf import GgufHeader, read_header
 from agent.catalog.kv_size import KvSize, kv_size
 from agent.catalog.manifest import Manifest, Model, Variant
@@ -56,6 +56,7 @@ class _File(Struct, frozen=True):
     path: Path
     key: str
     num_bytes: int
+    num_vocabulary: int
     kv: KvSize
 
 
@@ -73,6 +74,7 @@ def place(config: Config, manifest: Manifest, store: Store, resources: Resources
         path=store.locate(variant),
         key=variant.sha256,
         num_bytes=variant.file_bytes,
+        num_vocabulary=_num_vocabulary(header),
         kv=kv_size(header, variant.kv_bytes_per_token),
     )
     load, budget, why = _load(config, file, resources)
@@ -92,7 +94,7 @@ def _place_file(config: Config, path: Path, resources: Resources) -> Placement:
     header = _header(path)
     # A hash would have to read the whole file.
     key = f"{path.name}:{found.st_size}:{found.st_mtime_ns}"
-    file = _File(path, key, found.st_size, kv_size(header))
+    file = _File(path, key, found.st_size, _num_vocabulary(header), kv_size(header))
     load, budget, why = _load(config, file, resources)
     return Placement(path.stem, "unknown", "", load, budget, why)
 
@@ -130,12 +132,18 @@ def _header_complaint(path: Path) -> str:
     return f"{path} has another size than this model"
 
 
+def _num_vocabulary(header: GgufHeader) -> int:
+    return header.lengths.get("tokenizer.ggml.tokens", 0)
+
+
 def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budget, tuple[str, ...]]:
     wishes = config.engine
     # All conversations together; the engine keeps each of them within what the model was made for.
     most = MAX_N_CTX if wishes.n_ctx == "auto" else wishes.n_ctx
     types = file.kv.types if wishes.kv_type == "auto" else (wishes.kv_type,)
-    cache_bytes = int(min(MIN_N_CTX, most) * file.kv.cell_bytes(types[-1]) * RESIZE_ROOM)
+    slots = DEFAULT_SLOTS if wishes.slots == "auto" else wishes.slots
+    more_bytes = vocabulary_bytes(file.num_vocabulary, slots)
+    cache_bytes = more_bytes + int(min(MIN_N_CTX, most) * file.kv.cell_bytes(types[-1]) * RESIZE_ROOM)
     budget = plan(
         wishes.memory_bytes,
         resources.available_bytes,
@@ -144,13 +152,13 @@ def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budg
         resources.level,
         resources.cgroup_bytes,
     )
-    kv_type, room = _kv_type(file.kv, types, budget, min(GOOD_N_CTX, most))
+    kv_type, room = _kv_type(file.kv, types, budget.engine_bytes - more_bytes, min(GOOD_N_CTX, most))
     n_ctx = most if wishes.n_ctx != "auto" else min(most, max(MIN_N_CTX, room // 256 * 256))
     threads = resources.cores if wishes.threads == "auto" else wishes.threads
     load = Load(
         path=str(file.path),
         n_ctx=n_ctx,
-        n_seq_max=DEFAULT_SLOTS if wishes.slots == "auto" else wishes.slots,
+        n_seq_max=slots,
         n_batch=N_BATCH,
         n_threads=threads,
         kv_type=kv_type,
@@ -163,9 +171,9 @@ def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budg
     return load, budget, (budget.why, *_why(config, load, room, most))
 
 
-def _kv_type(kv: KvSize, types: tuple[str, ...], budget: Budget, good: int) -> tuple[str, int]:
+def _kv_type(kv: KvSize, types: tuple[str, ...], engine_bytes: int, good: int) -> tuple[str, int]:
     """The best format in which `good` cells fit, else the cheapest; and how many cells fit in it."""
-    room = (budget.engine_bytes - ENGINE_BYTES) / RESIZE_ROOM
+    room = (engine_bytes - ENGINE_BYTES) / RESIZE_ROOM
     fits = {kv_type: int(room / kv.cell_bytes(kv_type)) for kv_type in types}
     best = next((kv_type for kv_type in types if fits[kv_type] >= good), types[-1])
     return best, fits[best]

@@ -7,6 +7,7 @@ it writes nothing.
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -40,6 +41,8 @@ def main() -> int:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
     end_with_parent()
+    # A service manager stops every process of a service; this one ends with the pipe, after the drain.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     *folders, descriptor = sys.argv[1:]
     folder = Path(folders[0]) if folders else None
     sandbox = restrict(folder)

@@ -52,7 +52,7 @@ class Pool:
         self.max_cells = self._most = min(n_ctx, within_budget)
         if self.max_cells < min(STEP, n_ctx):
             raise InsufficientMemory(
-                f"the model's context needs {backend.forecast.needed_bytes(STEP) >> 20} MiB at least and may"
+                f"the model needs {backend.forecast.needed_bytes(STEP * 3 // 2) >> 20} MiB at least and may"
                 f" have {hard_bytes >> 20}; raise engine.memory or choose a smaller model"
             )
         self._pressure = 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 V2 = Path("sys/fs/cgroup")
 V1_MEMORY = Path("sys/fs/cgroup/memory")
+V1_CPU = Path("sys/fs/cgroup/cpu")
 
 
 def cgroup_folders(root: Path) -> list[Path]:
@@ -14,6 +15,11 @@ def cgroup_folders(root: Path) -> list[Path]:
 def memory_v1_folders(root: Path) -> list[Path]:
     """The same of cgroup v1's memory controller, which older kernels and hybrid set-ups have."""
     return _folders(root, root / V1_MEMORY, "memory")
+
+
+def cpu_v1_folders(root: Path) -> list[Path]:
+    """The same of cgroup v1's CPU controller."""
+    return _folders(root, root / V1_CPU, "cpu")
 
 
 def _folders(root: Path, base: Path, controller: str) -> list[Path]:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from agent.hardware.cgroup import cgroup_folders
+from agent.hardware.cgroup import cgroup_folders, cpu_v1_folders, read_number
 
 ROOT = Path("/")
 
@@ -30,6 +30,10 @@ def cpu_quota(root: Path = ROOT) -> float | None:
             continue
         if limit != "max":
             quotas.append(int(limit) / int(period))
+    for folder in cpu_v1_folders(root):
+        quota, span = (read_number(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        if quota and span and quota > 0:  # -1: no limit
+            quotas.append(quota / span)
     return min(quotas, default=None)
 
 

@@ -53,9 +53,14 @@ def read(root: Path = ROOT) -> Reading:
     )
 
 
-def level(reading: Reading) -> int:
-    """The level of one reading alone."""
-    return max(_of_stall(reading), *(_of_room(room) for room in reading.rooms), 0)
+def level(reading: Reading, *, is_cold: bool = False) -> int:
+    """The level of one reading alone.
+
+    `is_cold`: the model does not stay in memory, and computing reads it again and again. The kernel
+    counts that as waiting for memory; it is slow, and nothing that giving back more would mend.
+    """
+    stall = _of_stall(reading)
+    return max(min(stall, 1) if is_cold else stall, *(_of_room(room) for room in reading.rooms), 0)
 
 
 def describe(reading: Reading) -> str:

@@ -13,7 +13,7 @@ import pytest
 from agent.config import Limits
 from agent.engine.messages import Load
 from agent.engine_client import EngineClient, EngineState
-from agent.errors import Busy, Cancelled, EngineTimeout, Expired, ModelUnavailable
+from agent.errors import Busy, Cancelled, EngineTimeout, Expired, ModelUnavailable, TooLarge
 from agent.request import FinishReason, Message, Request, Sampling
 
 pytestmark = pytest.mark.anyio
@@ -159,3 +159,30 @@ async def test_a_crowd_survives_an_engine_death_token_for_token() -> None:
         for answer, text in zip(answers, whole, strict=True):
             await asyncio.wait_for(answer.finished(), 60)
             assert answer.text == text
+
+
+async def test_a_child_that_dies_before_its_first_word_is_no_end_where_others_have_spoken() -> None:
+    """The OOM killer takes it while it imports; the answer goes on in the next one."""
+    async with running(step_s=0.02) as client:
+        answer = client.submit(request())
+        while not answer.text:
+            await asyncio.sleep(0.01)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGKILL)
+        first = client.pid
+        while client.pid in (first, None):
+            await asyncio.sleep(0.001)
+        os.kill(client.pid, signal.SIGKILL)
+        end = await asyncio.wait_for(answer.finished(), 30)
+        assert end.usage.completion == 60
+
+
+async def test_a_request_the_pipe_cannot_hold_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named, at once, and the engine lives on."""
+    async with running() as client:
+        monkeypatch.setattr("agent.engine.messages.MAX_FRAME_BYTES", 2000)
+        with pytest.raises(TooLarge):
+            await client.submit(request("x" * 4000)).finished()
+        end = await client.submit(request(max_tokens=3)).finished()
+        assert end.usage.completion == 3
+        assert client.num_restarts == 0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent.config import Limits, Profile
-from agent.draft import DEFAULT_MAX_TOKENS, Draft, to_request
+from agent.draft import DEFAULT_MAX_TOKENS, MAX_MESSAGES, Draft, to_request
 from agent.errors import BadRequest, NotFound
 from agent.request import DEFAULT_TEMPERATURE, DEFAULT_TOP_K, DEFAULT_TOP_P, NUM_SEEDS, Message
 
@@ -127,3 +127,10 @@ def test_an_empty_question_is_refused(content: str) -> None:
     """On both fronts: there is nothing to answer."""
     with pytest.raises(BadRequest, match="nothing to answer"):
         to_request(draft(messages=(SYSTEM, Message("user", content))), LIMITS, PROFILES)
+
+
+def test_a_conversation_of_too_many_messages_is_refused_with_the_bound() -> None:
+    """Each is rendered by itself; thousands of empty ones would hold everybody up."""
+    messages = tuple(Message("user", "x") for _ in range(MAX_MESSAGES + 1))
+    with pytest.raises(BadRequest, match=f"at most {MAX_MESSAGES}"):
+        to_request(draft(messages=messages), Limits(), {})

@@ -9,7 +9,7 @@ from agent.engine.detokenizer import Detokenizer
 from agent.engine.kv_cache import MIN_AWAITED, KVCache
 from agent.engine.pool import Pool
 from agent.engine.sampler import Sampler
-from agent.engine.scheduler import Scheduler
+from agent.engine.scheduler import MAX_SKIPS, Scheduler
 from agent.engine.sequence import Sequence
 from agent.request import Sampling
 from tests.support.fake_backend import FakeBackend
@@ -212,3 +212,37 @@ def test_nothing_is_pinned_or_held_when_all_is_dropped() -> None:
     room.run()
     room.kv.drop_cached()
     assert room.kv.num_used == room.kv.num_resident == room.backend.num_used == 0
+
+
+def test_two_conversations_of_one_client_keep_a_slot_each() -> None:
+    """A few shared tokens are no reason to throw the rest of the other one away."""
+    room = Room()
+    first, second = [*range(10), *range(100, 300)], [*range(10), *range(400, 600)]
+    room.add(first)
+    room.run()
+    room.add(second)
+    room.run()
+    again = room.add([*first, 7])
+    room.run()
+    assert again.num_cached == len(first)
+
+
+def test_no_more_run_at_once_than_may() -> None:
+    """Slots beyond that keep profiles."""
+    room = Room(num_slots=4)
+    room.backend.max_running = 2
+    for client in "abc":
+        room.add([ord(client)] * 5, client=client)
+    assert len(room.scheduler.admit()) == 2
+
+
+def test_who_waits_for_a_prefix_closes_nobody_s_door() -> None:
+    """It is short of no cells; others that have room go on passing it."""
+    room = Room(num_cells=4000, num_slots=64)
+    shared = list(range(1000, 2000))
+    room.add([*shared, 1], client="leader", num_public=len(shared))
+    room.scheduler.admit()
+    room.add([*shared, 2], client="waits", num_public=len(shared))
+    for number in range(MAX_SKIPS + 10):
+        room.add([5000 + number], client=str(number))
+    assert len(room.scheduler.admit()) == MAX_SKIPS + 10

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from agent.engine.engine import Options
 from agent.engine.kv_cache import STALE_S
 from agent.engine.messages import Pressure, Stats
-from agent.engine.pool import START_CELLS, STEP, Pool
+from agent.engine.pool import RETRY_S, START_CELLS, STEP, Pool
 from agent.engine.rest import SHRINK_AFTER_S, Rest
 from agent.errors import InsufficientMemory
 from agent.request import Failed, Finished
@@ -224,3 +224,67 @@ def test_no_memory_to_wake_up_fails_the_prompt_and_not_the_engine() -> None:
     driver.submit(2, prompt(10))
     driver.run()
     assert isinstance(driver.answers[2].ending, Finished)
+
+
+def test_a_resize_that_could_not_be_undone_has_everything_computed_again() -> None:
+    """Refused, and the old cells are gone as well: the ledger must not go on as if they were there."""
+    backend = FakeBackend(num_cells=512, num_slots=4)
+    driver = EngineDriver(backend, n_ctx=4096)
+    driver.submit(1, prompt(300), client="a", max_tokens=10)
+    while not driver.answers[1].tokens:
+        driver.turn()
+    whole = EngineDriver(FakeBackend(num_cells=512))
+    whole.submit(1, prompt(300), client="a", max_tokens=10)
+    whole.run()
+    real = backend.resize
+
+    def refuse_and_lose(num_cells: int) -> bool:
+        backend._slots = [[] for _ in range(backend.num_slots)]
+        raise InsufficientMemory("no memory")
+
+    backend.resize = refuse_and_lose  # type: ignore[method-assign]
+    driver.submit(2, prompt(600, first=7), client="b", max_tokens=2)
+    for _ in range(3):
+        driver.turn()
+    backend.resize = real  # type: ignore[method-assign]
+    driver.run()
+    assert driver.answers[1].tokens == whole.answers[1].tokens
+    assert driver.engine._kv.check_integrity() == []
+
+
+def test_what_was_refused_once_is_asked_for_again_after_a_while() -> None:
+    clock = Clock()
+    backend = asleep()
+    pool = Pool(backend, n_ctx=8192, clock=clock)
+    pool.wake()
+    backend.refuses_resize = True
+    assert pool.grow(2000, 0) is None
+    backend.refuses_resize = False
+    assert pool.reachable == START_CELLS
+    clock.now += RETRY_S + 1
+    assert pool.reachable == 8192
+
+
+def test_a_copy_that_somebody_keeps_counts_in_the_budget() -> None:
+    is_lent = True
+    pool = Pool(asleep(), n_ctx=8192, hard_bytes=FIXED + 6000)
+    pool.wake()
+    pool.lend(4000, lambda: is_lent)
+    assert pool.grow(3000, 512) is None
+    is_lent = False
+    assert pool.grow(3000, 512) is True
+
+
+def test_a_box_whose_memory_wavers_still_falls_asleep() -> None:
+    """A message about pressure is no work."""
+    backend = FakeBackend(num_cells=1024)
+    driver = EngineDriver(backend, n_ctx=1024, options=Options(sleep_after_s=0.05, emit_every_s=0))
+    driver.submit(1, prompt(10), max_tokens=2)
+    driver.run()
+    for level in [1, 0] * 40:
+        driver.put(Pressure(level))
+        driver.engine.turn()
+        driver.engine.turn()
+        if driver.pool.is_asleep:
+            break
+    assert driver.pool.is_asleep

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent.engine.engine import Options
 from agent.engine.messages import Load, Pressure
 from agent.engine.prefix_store import HEADER_BYTES, PrefixStore
+from agent.engine.slot import Rank
 from agent.request import Finished
 from tests.support.engine_driver import EngineDriver
 from tests.support.fake_backend import FakeBackend
@@ -157,3 +158,42 @@ def test_what_is_no_longer_declared_goes_when_the_folder_is_full(
     store.tidy([[1]])
     assert store.load([1]) is not None
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_cannot_be_read_is_removed_and_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad block of an SD card is an error of the read, never of memory."""
+    store = PrefixStore(tmp_path, LOAD, "b")
+    store.save(SYSTEM, b"state")
+
+    def bad_block(*_: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(PrefixStore, "_complaint", bad_block)
+    assert store.load(SYSTEM) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_on_disk_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards wear out."""
+    driver = driver_with(PrefixStore(tmp_path, LOAD, "b"))
+    settle(driver)
+    (path,) = tmp_path.iterdir()
+    written = path.stat().st_mtime_ns
+    monkeypatch.setattr(PrefixStore, "load", lambda *_: None)
+    again = driver_with(PrefixStore(tmp_path, LOAD, "b"))
+    settle(again)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_a_profile_somebody_used_first_becomes_one_all_the_same(tmp_path: Path) -> None:
+    """Its prompt was answered before there was time to compute it: the rest is one token."""
+    driver = driver_with(PrefixStore(tmp_path, LOAD, "b"))
+    assert cached(driver, 1) == 0
+    settle(driver)
+    for _ in range(20):
+        if driver.engine._kv.holds(SYSTEM, Rank.PROFILE):
+            break
+        driver.engine.turn()
+    assert driver.engine._kv.holds(SYSTEM, Rank.PROFILE)

@@ -100,3 +100,14 @@ def test_shared_cells_are_never_shifted() -> None:
     for key in range(3):
         assert ending(driver.answers[key]).usage.completion == 350
     assert driver.engine._kv.check_integrity() == []
+
+
+def test_what_was_computed_beside_words_that_are_gone_is_lent_to_nobody() -> None:
+    """A trimmed answer's slot holds the tokens of a prompt without history, and not their meaning."""
+    driver = EngineDriver(EndlessBackend(num_cells=150))
+    driver.submit(1, [*SYSTEM, *HISTORY, *LAST], max_tokens=80, num_public=30, history=(30, 70))
+    driver.run()
+    assert ending(driver.answers[1]).trimmed is not None
+    driver.submit(2, [*SYSTEM, *LAST], max_tokens=5, num_public=30)
+    driver.run()
+    assert ending(driver.answers[2]).usage.cached <= len(SYSTEM)
