@@ -41,7 +41,7 @@ from agent.errors import (
     from_code,
 )
 from agent.memory_level import MemoryLevel
-from agent.request import FinishReason, Request
+from agent.request import Delta, FinishReason, Request
 from agent.sessions import Sessions
 from agent.slumber import Slumber
 from agent.stall import StallWatch
@@ -282,6 +282,8 @@ class EngineClient:
                     if answer := self._live.get(item.key):
                         answer.take(item.event)
                         self._note_end(answer)
+                        if isinstance(item.event, Delta) and self._suspects.passed(answer):
+                            self._pump()
             case Stats():
                 self.stats = message
 
@@ -332,7 +334,7 @@ class EngineClient:
             self._end(answer, poisonous(how, self._stall_s if self._stall.was_stuck else None))
 
     def _give_up(self, error: RequestError) -> None:
-        log.error("no answers until this is mended")
+        log.error("no answers until this is mended: %s", error.message)
         self._failure = error
         self._set_state(EngineState.FAILED, error.message)
         for answer in list(self._live.values()):

@@ -1,4 +1,4 @@
-"""Which request killed the engine? Those it was computing are suspects, and go on one at a time.
+"""Which request killed the engine? Those it was computing are suspects, and begin again one at a time.
 
 A suspect whose engine dies again with nobody beside it is the cause. Did it die with newcomers
 beside it, nothing is proven: then the suspect is computed with nobody else in the engine, so that
@@ -38,7 +38,8 @@ class Suspects:
         guilty = [answer for answer in seen if len(seen) == 1 and answer.num_deaths >= DEATHS_TO_BE_ALONE]
         waiting = [answer for answer in (*seen, *self._waiting) if answer not in guilty]
         # Those with most deaths first: after a death the engine is empty, so that they are alone in it.
-        self._waiting = deque(sorted(waiting, key=lambda answer: -answer.num_deaths))
+        order = sorted(waiting, key=lambda answer: (-answer.num_deaths, -answer.request.priority))
+        self._waiting = deque(order)
         self._current = None
         return guilty
 
@@ -48,6 +49,16 @@ class Suspects:
             return None
         self._current = self._waiting.popleft()
         return self._current
+
+    def passed(self, answer: Answer) -> bool:
+        """The answer has grown: where it died before, it lives. True when the next one's turn has come.
+
+        Should it die later all the same, with others beside it, they are all seen, and go on alone.
+        """
+        if answer is not self._current or self.is_alone:
+            return False
+        self._current = None
+        return bool(self._waiting)
 
     def forget(self, answer: Answer) -> None:
         """The answer has ended."""

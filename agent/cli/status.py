@@ -96,7 +96,7 @@ def _memory(status: "Status") -> str:
 
 
 def _mb(count: int) -> str:
-    return f"{count / 1e6:.0f} MB"
+    return f"{count / (1 << 20):.0f} MiB"
 
 
 def _restarts(status: "Status") -> str:

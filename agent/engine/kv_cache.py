@@ -222,8 +222,12 @@ class KVCache:
             return False
         self._cut(slot, 0)
         while self.num_resident + self._num_to_come + len(tokens) > self.num_cells:
-            if not self._grow(len(tokens)):
+            if self._grow(len(tokens)):
+                continue
+            victim = self._oldest_cached()
+            if victim is None or self._is_profile(victim):
                 return False
+            self._cut(victim, 0)
         if not self._backend.restore(slot.index, state):
             return False
         slot.tokens, slot.cells = list(tokens), self._cells.make(len(tokens))

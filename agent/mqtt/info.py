@@ -42,6 +42,7 @@ class LimitsInfo(Struct, frozen=True):
     max_tokens: int
     ttl_s: float
     priority: int
+    sessions: int
     sessions_per_client: int
     session_bytes: int
     session_ttl_s: float
@@ -91,6 +92,7 @@ def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
             max_tokens=limits.max_tokens,
             ttl_s=limits.ttl_s,
             priority=limits.priority,
+            sessions=limits.sessions,
             sessions_per_client=limits.sessions_per_client,
             session_bytes=limits.session_bytes,
             session_ttl_s=limits.session_ttl_s,

@@ -316,17 +316,17 @@ STATUS = Status(
     tokens_per_s=12.34,
     engine_restarts=1,
     last_crash="signal SIGKILL while ready",
-    memory=Memory(daemon_rss_bytes=30_000_000, engine_rss_bytes=512_000_000),
+    memory=Memory(daemon_rss_bytes=30 << 20, engine_rss_bytes=512 << 20),
     engine=EngineStatus(state="ready", for_s=61.0),
 )
 MEASURED = Memory(
-    daemon_rss_bytes=30_000_000,
-    engine_rss_bytes=512_000_000,
-    daemon_anonymous_bytes=25_000_000,
-    engine_anonymous_bytes=120_000_000,
-    engine_predicted_bytes=118_000_000,
-    hard_bytes=300_000_000,
-    hot_file_bytes=98_000_000,
+    daemon_rss_bytes=30 << 20,
+    engine_rss_bytes=512 << 20,
+    daemon_anonymous_bytes=25 << 20,
+    engine_anonymous_bytes=120 << 20,
+    engine_predicted_bytes=118 << 20,
+    hard_bytes=300 << 20,
+    hot_file_bytes=98 << 20,
     level=1,
     pressure=2,
 )
@@ -343,7 +343,7 @@ def test_the_screen_says_it_in_aligned_lines() -> None:
         "queue     2 running, 1 waiting, 3 under way\n"
         "kv cells  [#####...............] 1024/4096\n"
         "speed     12.3 tok/s\n"
-        "memory    daemon 30 MB, engine 512 MB resident\n"
+        "memory    daemon 30 MiB, engine 512 MiB resident\n"
         "restarts  1 (last: signal SIGKILL while ready)"
     )
 
@@ -363,8 +363,8 @@ def test_prediction_and_measurement_stand_in_one_line() -> None:
     """With the budget they have to keep to, and what troubles it."""
     lines = status.render(msgspec.structs.replace(STATUS, memory=MEASURED)).splitlines()
     assert lines[8] == (
-        "memory    engine 120 MB (118 MB predicted), daemon 25 MB anonymous;"
-        " budget 300 MB and 98 MB of the model, lowered to level 1; pressure 2"
+        "memory    engine 120 MiB (118 MiB predicted), daemon 25 MiB anonymous;"
+        " budget 300 MiB and 98 MiB of the model, lowered to level 1; pressure 2"
     )
 
 

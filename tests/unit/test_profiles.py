@@ -197,3 +197,15 @@ def test_a_profile_somebody_used_first_becomes_one_all_the_same(tmp_path: Path) 
             break
         driver.engine.turn()
     assert driver.engine._kv.holds(SYSTEM, Rank.PROFILE)
+
+
+def test_a_profile_comes_back_into_a_cache_that_is_full_of_finished_answers(tmp_path: Path) -> None:
+    """They make way for what the next prompt begins with."""
+    driver = driver_with(PrefixStore(tmp_path, LOAD, "b"), num_cells=256)
+    settle(driver)
+    driver.engine._kv.drop_cached()
+    for key in range(10, 14):
+        driver.submit(key, [key] * 60, client=str(key), max_tokens=3)
+        driver.run()
+    assert not driver.engine._kv.holds(SYSTEM)
+    assert cached(driver, 1) == len(SYSTEM)

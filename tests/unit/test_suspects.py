@@ -1,5 +1,6 @@
 """Suspects: a second death names its cause, and nobody innocent is punished."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +107,36 @@ def test_one_poisonous_request_is_found_and_all_others_live(count: int, data: st
             ended.append(current)
     assert len(set(map(id, ended))) == count
     assert guilty in ([], [poison])
+
+
+def test_a_suspect_that_grows_lets_the_next_one_begin() -> None:
+    """Where it died before, it lives; waiting for its end would make the most urgent wait longest."""
+    first, second = answers(2)
+    suspects = Suspects()
+    suspects.blame([first, second])
+    assert suspects.next() is first
+    assert suspects.next() is None
+    assert suspects.passed(first)
+    assert suspects.next() is second
+    assert not suspects.passed(first)
+
+
+def test_the_more_urgent_suspect_begins_first() -> None:
+    low, high = answers(2)
+    high.request = msgspec.structs.replace(high.request, priority=5)
+    suspects = Suspects()
+    suspects.blame([low, high])
+    assert suspects.next() is high
+
+
+def test_a_suspect_that_must_be_alone_stays_alone_to_its_end() -> None:
+    """Growing proves nothing for one that was seen at two deaths."""
+    first, second = answers(2)
+    suspects = Suspects()
+    suspects.blame([first, second])
+    suspects.next()
+    send(second)
+    suspects.blame([first, second])
+    assert suspects.next() is first
+    assert not suspects.passed(first)
+    assert suspects.is_alone
