@@ -16,7 +16,7 @@ from agent.memory_level import MAX_LEVEL, PEACE_S, MemoryLevel
 MIB = 1 << 20
 GIB = 1 << 30
 CALM = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
-DUMPS = Path("/work/shared/devices")
+DUMPS = Path(__file__).parents[3] / "shared" / "devices"
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
