@@ -211,13 +211,7 @@ class KVCache:
         """Take a public prefix in that another context computed (Backend.save); False if it does not fit."""
         if not self.can_adopt(len(tokens)):
             return False
-        slot = (
-            next(
-                (slot for slot in self._slots if slot.sequence is None and not slot.cells),
-                None,
-            )
-            or self._oldest_cached()
-        )
+        slot = self._empty_slot() or self._oldest_cached()
         if slot is None or self._is_profile(slot):
             return False
         self._cut(slot, 0)
@@ -290,14 +284,16 @@ class KVCache:
             is_most = source.client == sequence.client and 2 * count >= len(source.tokens)
             if is_all or is_most or all(slot is source or slot.sequence is not None for slot in self._slots):
                 return source
-        for slot in self._slots:
-            if slot.sequence is None and not slot.cells:
-                return slot
+        if empty := self._empty_slot():
+            return empty
         victim = self._oldest_cached(keep=source) or source
         assert victim is not None, "take() without has_room()"
         if victim is not source:
             self._cut(victim, 0)
         return victim
+
+    def _empty_slot(self) -> Slot | None:
+        return next((slot for slot in self._slots if slot.sequence is None and not slot.cells), None)
 
     # ---- letting go --------------------------------------------------------------------------
 

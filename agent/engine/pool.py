@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from agent.engine.backend import Backend
+from agent.engine.messages import Forecast
 from agent.errors import InsufficientMemory
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Pool:
     ) -> None:
         self._backend = backend
         self._clock = clock
-        self._in_all = _affordable(backend, hard_bytes)
+        self._in_all = _cells_within(hard_bytes, backend.forecast)
         self._lent: list[tuple[int, Callable[[], bool]]] = []
         self._refused_at = -RETRY_S
         # From a size up to half of this one can always grow to it: the copied state, at most as large
@@ -94,7 +95,7 @@ class Pool:
 
     @property
     def _affordable(self) -> int | None:
-        """Cells the budget has room for, their copies included; None without a budget."""
+        """What `_in_all` leaves for cells and copies now that some are lent; None without a budget."""
         self._lent = [(count, is_lent) for count, is_lent in self._lent if is_lent()]
         return None if self._in_all is None else self._in_all - sum(count for count, _ in self._lent)
 
@@ -168,9 +169,8 @@ class Pool:
         return is_kept
 
 
-def _affordable(backend: Backend, hard_bytes: int) -> int | None:
+def _cells_within(hard_bytes: int, forecast: Forecast) -> int | None:
     """Cells the budget has room for once everything else has its memory; None without a budget."""
-    forecast = backend.forecast
     if not hard_bytes or not forecast.cell_bytes:
         return None
     return max(0, hard_bytes - forecast.needed_bytes(0)) // forecast.cell_bytes

@@ -5,23 +5,17 @@ from typing import Protocol
 
 from tests.bench.box import Box
 from tests.bench.llama_tools import Batch, LlamaTools
+from tests.bench.questions import SUBJECTS
 from tests.bench.report import Figure, Pair
 
 # What is asked of one client's stream: the whole way over MQTT may cost three tokens in a hundred.
 WANTED_RATIO = 0.97
 
-# Decoded greedily, the answers to these go on for more than 256 tokens with the model used here.
-SUBJECTS = (
-    "a lighthouse keeper",
-    "a mountain village",
-    "a desert caravan",
-    "a clever fox",
-    "an old clockmaker",
-    "a river ferry",
-    "a winter market",
-    "a stone bridge",
+# As many clients as are answered at once by default.
+NUM_STORIES = 8
+STORIES = tuple(
+    f"Tell me a very long story about {subject}, with many chapters." for subject in SUBJECTS[:NUM_STORIES]
 )
-STORIES = tuple(f"Tell me a very long story about {subject}, with many chapters." for subject in SUBJECTS)
 REPORT = "The greenhouse has twelve beds, and each has one sensor for moisture, one for light, and a valve. "
 LONG_PROMPT = f"{REPORT * 20}Tell me a very long story about it, with many chapters."
 
