@@ -29,7 +29,9 @@ class Load(Struct, frozen=True, tag="load"):
 
     `n_ctx` is the most the KV cache may grow to. `hard_bytes` bounds the engine process's anonymous
     memory (0: no bound). `model_key` names the file's content, for what is kept beside it;
-    `profiles` are the system prompts to have ready.
+    `profiles` are the system prompts to have ready. `n_gpu_layers` of the model are computed on
+    `device`, a name of ggml's registry (-1: all of them, and the output); with 0 no GPU is touched.
+    `is_repacked`: the CPU gets its own, faster copy of the weights, in anonymous memory.
     """
 
     path: str
@@ -43,6 +45,8 @@ class Load(Struct, frozen=True, tag="load"):
     model_key: str = ""
     profiles: tuple[str, ...] = ()
     idle_context_s: float = 300.0
+    is_repacked: bool = False
+    device: str = ""
 
 
 class Pressure(Struct, frozen=True, tag="pressure"):

@@ -20,8 +20,8 @@ def model_params(load: Load) -> Any:
     params = lib.llama_model_default_params()
     params.n_gpu_layers = load.n_gpu_layers
     params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
-    # Repacked weights would be an anonymous copy beside the mapping: twice the memory.
-    params.use_extra_bufts = False
+    # Repacked weights are an anonymous copy beside the mapping: twice the memory.
+    params.use_extra_bufts = load.is_repacked
     return params
 
 
