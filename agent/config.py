@@ -51,9 +51,14 @@ class Api(_Section, frozen=True):
 
 
 class Models(_Section, frozen=True):
+    """`variant` is a quant of the manifest. A model that would decode slower than `speed_floor` tokens per
+    second is taken only where no other fits."""
+
     folder: str = ""
     manifest: str | None = None
     name: Annotated[str, Meta(min_length=1)] = "auto"
+    variant: Annotated[str, Meta(pattern=r"^(auto|[A-Z0-9_]{1,16})\Z")] = "auto"
+    speed_floor: Annotated[float, Meta(ge=0, le=1000)] = 2.0
 
 
 class Idle(_Section, frozen=True):
@@ -69,13 +74,16 @@ class Idle(_Section, frozen=True):
 
 class Engine(_Section, frozen=True):
     """`memory` bounds the anonymous memory of both processes and the mapped weights that stay in RAM,
-    together: see agent/catalog/budget.py. A plain number is in bytes."""
+    together: see agent/catalog/budget.py. A plain number is in bytes. `gpu` is how many layers a GPU
+    computes; `repack` gives the CPU a faster copy of the weights, in anonymous memory."""
 
     memory: Annotated[int, Meta(ge=1 << 20)] | Annotated[str, Meta(pattern=SIZE)] = "auto"
     n_ctx: Annotated[int, Meta(ge=256, le=1 << 20)] | Literal["auto"] = "auto"
     slots: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = "auto"
     kv_type: Literal["auto", "f16", "q8_0", "q4_0"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] | Literal["auto"] = "auto"
+    gpu: Annotated[int, Meta(ge=1, le=1024)] | Literal["auto", "all", "off"] = "auto"
+    repack: Literal["auto", "on", "off"] = "auto"
     idle: Idle = Idle()
 
     @property

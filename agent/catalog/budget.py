@@ -17,11 +17,6 @@ from agent.errors import InsufficientMemory
 
 # The daemon itself: 25 MiB anonymous after serving eight clients over MQTT, and room for their texts.
 DAEMON_BYTES = 32 << 20
-# The engine process before its first KV cell: 40 MiB with a vocabulary of 49,000 and 256 rows a step
-# (Python and bindings 20, tables and compute buffers 20), and room for a larger model's.
-ENGINE_BYTES = 48 << 20
-# A vocabulary beyond those 49,000 tokens takes so much for each, and a row of logits for each slot.
-KNOWN_VOCABULARY, TOKEN_BYTES, LOGIT_BYTES = 49_152, 136, 4
 # Kept free for others on the box when nobody said how much we may take; less where a cgroup is ours.
 MARGIN_BYTES = 64 << 20
 OWN_MARGIN_BYTES = 8 << 20
@@ -45,28 +40,24 @@ class Budget(Struct, frozen=True):
         return self.hard_bytes - DAEMON_BYTES
 
 
-def vocabulary_bytes(num_tokens: int, num_slots: int) -> int:
-    """What a vocabulary takes of the engine process beyond `ENGINE_BYTES`."""
-    return max(0, num_tokens - KNOWN_VOCABULARY) * (TOKEN_BYTES + LOGIT_BYTES * num_slots)
-
-
 def plan(
     limit: int | None,
     available: int,
     file_bytes: int,
-    cache_bytes: int,
+    engine_bytes: int,
     level: int = 0,
     own: int | None = None,
 ) -> Budget:
     """The budget for one model file, in bytes. Raises InsufficientMemory with the next step.
 
     `limit` is the configured bound, None for none; `available` what both processes may have of the
-    box, and `own` of their cgroups (None: no limit), what they already have included; `cache_bytes`
-    is the smallest useful KV cache, and what this model takes beyond `ENGINE_BYTES`. Level n leaves
-    `LEVEL_FACTOR` ** n of the hard memory, and never less than the minimum.
+    box, and `own` of their cgroups (None: no limit), what they already have included; `file_bytes`
+    are read of the file again and again, and `engine_bytes` is the anonymous memory the engine process
+    needs at least, the smallest useful KV cache included. Level n leaves `LEVEL_FACTOR` ** n of the
+    hard memory, and never less than the minimum.
     """
-    memory = _memory(limit, available, own)
-    least = DAEMON_BYTES + ENGINE_BYTES + cache_bytes
+    memory = memory_bytes(limit, available, own)
+    least = DAEMON_BYTES + engine_bytes
     if memory < least:
         raise _refusal(limit, memory, least)
     hot_file = min(file_bytes, memory - least)
@@ -75,7 +66,7 @@ def plan(
     return Budget(hard, hot_file, is_warm, level, _why(limit, memory, hard, hot_file, file_bytes, level))
 
 
-def _memory(limit: int | None, available: int, own: int | None) -> int:
+def memory_bytes(limit: int | None, available: int, own: int | None) -> int:
     """What we may take in all. A configured bound needs no margin, and makes no memory that is not there."""
     if limit is not None:
         return min(limit, available, available if own is None else own)

@@ -1,4 +1,4 @@
-"""The words for what could be loaded here: each model file, how it fits, how fast it would be, and why not it."""
+"""The words for what could be loaded here: each file, how it fits, how fast it would be, and why not."""
 
 from typing import Literal
 
@@ -24,9 +24,7 @@ class Fit(Struct, frozen=True, kw_only=True):
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return (
-            self.weights_bytes + self.repack_bytes + self.kv_bytes + self.compute_bytes + self.fixed_bytes
-        )
+        return self.weights_bytes + self.repack_bytes + self.kv_bytes + self.compute_bytes + self.fixed_bytes
 
 
 class Candidate(Struct, frozen=True, kw_only=True):

@@ -39,6 +39,11 @@ class PypiSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     member: Text
 
 
+class Quality(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    perplexity: float | None = None
+    kl_divergence: float | None = None
+
+
 class Variant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One file of a model. `kv_bytes_per_token` counts all layers, K and V, at f16.
 
@@ -52,6 +57,8 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     layers: Count
     kv_bytes_per_token: Count
     source: PypiSource | None = None
+    min_features: tuple[str, ...] = ()
+    quality: Quality | None = None
 
 
 class ChatTemplate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,46 +1,26 @@
 """Which model file to load and how: a pure function whose result explains itself."""
 
-from pathlib import Path
-
 from msgspec import Struct
 
-from agent.catalog.budget import ENGINE_BYTES, Budget, plan, vocabulary_bytes
-from agent.catalog.gguf import GgufHeader, read_header
-from agent.catalog.kv_size import KvSize, kv_size
-from agent.catalog.manifest import Manifest, Model, Variant
-from agent.catalog.store import FileState, Store
+from agent.catalog.budget import Budget
+from agent.catalog.candidate import Candidate
+from agent.catalog.gguf import read_header
+from agent.catalog.isa import repacked_types
+from agent.catalog.manifest import Manifest
+from agent.catalog.sources import ModelFile, ReadHeader, Sources, find_sources
+from agent.catalog.store import Store
+from agent.catalog.taste import is_lookup, taste_rank
+from agent.catalog.weigh import DEFAULT_SLOTS, MAX_N_CTX, Resources, Weighed, device_room, weigh
 from agent.config import Config
 from agent.engine.messages import Load
-from agent.errors import ManifestError, ModelFileError, ModelUnavailable
+from agent.errors import InsufficientMemory, ModelUnavailable
 
-# The KV cache grows with the load; these bound how far. Fewer cells hold no conversation.
-MIN_N_CTX = 512
-MAX_N_CTX = 8192
-# Below so many cells a cheaper format buys more than it costs.
-GOOD_N_CTX = 2048
-# While the cache is resized, a copy of its state lies beside it (engine/pool.py).
-RESIZE_ROOM = 1.5
-DEFAULT_SLOTS = 8
-# Small steps cost little speed and keep compute buffers, and the stall of a long prompt, small.
-N_BATCH = 256
-
-
-class Resources(Struct, frozen=True):
-    """What placement has to know of the box.
-
-    `available_bytes` of the box and `cgroup_bytes` of our cgroups (None: no limit there) include what
-    both processes have taken already; `level` says how far the
-    budget is lowered (agent/memory_level.py).
-    """
-
-    available_bytes: int
-    cores: int
-    level: int = 0
-    cgroup_bytes: int | None = None
+__all__ = ["Placement", "Resources", "place"]
 
 
 class Placement(Struct, frozen=True):
-    """The decision: what is loaded (`load`), what it is called, and the reasons in sentences."""
+    """The decision: what is loaded (`load`), what it is called, the reasons in sentences, and every file
+    that was considered with the reason it won or lost by."""
 
     name: str
     quant: str
@@ -48,144 +28,182 @@ class Placement(Struct, frozen=True):
     load: Load
     budget: Budget
     why: tuple[str, ...]
+    candidates: tuple[Candidate, ...] = ()
 
 
-class _File(Struct, frozen=True):
-    """A model file and what its header says; `key` names its content."""
-
-    path: Path
-    key: str
-    num_bytes: int
-    num_vocabulary: int
-    kv: KvSize
-
-
-def place(config: Config, manifest: Manifest, store: Store, resources: Resources) -> Placement:
+def place(
+    config: Config,
+    manifest: Manifest,
+    store: Store,
+    resources: Resources,
+    read: ReadHeader = read_header,
+) -> Placement:
     """Choose for this box. Raises ModelUnavailable or InsufficientMemory with the next step."""
-    wanted = config.models.name
-    if wanted.endswith(".gguf"):
-        return _place_file(config, store.folder / wanted, resources)
-    try:
-        model = manifest.model(wanted)
-    except ManifestError as error:
-        raise ModelUnavailable(str(error)) from error
-    variant, header = _present(model, store)
-    file = _File(
-        path=store.locate(variant),
-        key=variant.sha256,
-        num_bytes=variant.file_bytes,
-        num_vocabulary=_num_vocabulary(header),
-        kv=kv_size(header, variant.kv_bytes_per_token),
+    sources = find_sources(config.models, manifest, store, resources.features, read)
+    weighed, refused, refusal = _weigh_all(config, sources, resources)
+    if not weighed:
+        raise refusal or _nothing(sources)
+    ranked = sorted(weighed, key=lambda item: _rank(config, item, resources))
+    best = ranked[0]
+    candidates = (
+        best.candidate(_why_it(config, best, ranked), is_chosen=True),
+        *(item.candidate(_why_not(config, item, best), is_chosen=False) for item in ranked[1:]),
+        *refused,
+        *sources.refused,
     )
-    load, budget, why = _load(config, file, resources)
-    return Placement(model.name, variant.quant, variant.sha256, load, budget, why)
+    file = best.file
+    load = _load(config, best, resources)
+    return Placement(file.name, file.quant, file.sha256, load, best.budget, _why(config, best), candidates)
 
 
-def _place_file(config: Config, path: Path, resources: Resources) -> Placement:
-    """A file named by hand: taken as it is, once its header is sound."""
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise ModelUnavailable(
-            f"{path}: no such model file; put it there or choose another with models.name"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{path}: cannot be read: {error}") from error
-    header = _header(path)
-    # A hash would have to read the whole file.
-    key = f"{path.name}:{found.st_size}:{found.st_mtime_ns}"
-    file = _File(path, key, found.st_size, _num_vocabulary(header), kv_size(header))
-    load, budget, why = _load(config, file, resources)
-    return Placement(path.stem, "unknown", "", load, budget, why)
+def _weigh_all(
+    config: Config, sources: Sources, resources: Resources
+) -> tuple[list[Weighed], list[Candidate], InsufficientMemory | None]:
+    weighed: list[Weighed] = []
+    refused: list[Candidate] = []
+    first: InsufficientMemory | None = None
+    for file in sources.files:
+        try:
+            weighed.append(weigh(config, file, resources))
+        except InsufficientMemory as error:
+            first = first or error
+            refused.append(_too_large(file, error))
+    return weighed, refused, first
 
 
-def _present(model: Model, store: Store) -> tuple[Variant, GgufHeader]:
-    """The first variant whose file is there and whole."""
-    complaints = []
-    for variant in model.variants:
-        path = store.locate(variant)
-        match store.status(variant):
-            case FileState.PRESENT:
-                return variant, _header(path)
-            case FileState.MISSING:
-                complaints.append(f"{path} is missing")
-            case FileState.WRONG_SIZE:
-                complaints.append(_header_complaint(path))
-    raise ModelUnavailable(
-        f"model {model.name}: {'; '.join(complaints)};"
-        f" fetch it with: tampu models fetch --folder {store.folder} {model.name}"
+def _too_large(file: ModelFile, error: InsufficientMemory) -> Candidate:
+    return Candidate(
+        name=file.name,
+        quant=file.quant,
+        file=file.path.name,
+        is_chosen=False,
+        fits="refused",
+        reason=error.message,
     )
 
 
-def _header(path: Path) -> GgufHeader:
-    try:
-        return read_header(path)
-    except ModelFileError as error:
-        raise ModelUnavailable(str(error)) from error
+def _nothing(sources: Sources) -> ModelUnavailable:
+    complaints = "; ".join(candidate.reason for candidate in sources.refused)
+    name = sources.refused[0].name if sources.refused else "none"
+    return ModelUnavailable(f"model {name}: {complaints}; {sources.advice}")
 
 
-def _header_complaint(path: Path) -> str:
-    try:
-        read_header(path)
-    except ModelFileError as error:
-        return str(error)
-    return f"{path} has another size than this model"
+# ---- which one -----------------------------------------------------------------------------------
 
 
-def _num_vocabulary(header: GgufHeader) -> int:
-    return header.lengths.get("tokenizer.ggml.tokens", 0)
+def _grade(config: Config, item: Weighed) -> int:
+    """How well it would run; 0 is well. A preferred model that runs badly gives way to one that does not."""
+    is_slow = item.pace.decode_tok_s < config.models.speed_floor
+    is_poor = is_lookup(item.file.quant) and not item.way.n_gpu_layers
+    if is_poor:
+        return 3 if item.budget.is_warm else 5
+    if not is_slow:
+        return 0 if item.budget.is_warm else 1
+    return 2 if item.budget.is_warm else 4
 
 
-def _load(config: Config, file: _File, resources: Resources) -> tuple[Load, Budget, tuple[str, ...]]:
-    wishes = config.engine
-    # All conversations together; the engine keeps each of them within what the model was made for.
-    most = MAX_N_CTX if wishes.n_ctx == "auto" else wishes.n_ctx
-    types = file.kv.types if wishes.kv_type == "auto" else (wishes.kv_type,)
-    slots = DEFAULT_SLOTS if wishes.slots == "auto" else wishes.slots
-    more_bytes = vocabulary_bytes(file.num_vocabulary, slots)
-    cache_bytes = more_bytes + int(min(MIN_N_CTX, most) * file.kv.cell_bytes(types[-1]) * RESIZE_ROOM)
-    budget = plan(
-        wishes.memory_bytes,
-        resources.available_bytes,
-        file.num_bytes,
-        cache_bytes,
-        resources.level,
-        resources.cgroup_bytes,
+def _rank(config: Config, item: Weighed, resources: Resources) -> tuple[int, int, int, float]:
+    """Smaller is better: how it runs, then the maker's preference, then the taste in quants, then speed."""
+    fast = frozenset(repacked_types(resources.features)) if item.way.is_repacked else None
+    return (
+        _grade(config, item),
+        item.file.order,
+        taste_rank(item.file.quant, fast),
+        -item.pace.decode_tok_s,
     )
-    kv_type, room = _kv_type(file.kv, types, budget.engine_bytes - more_bytes, min(GOOD_N_CTX, most))
-    n_ctx = most if wishes.n_ctx != "auto" else min(most, max(MIN_N_CTX, room // 256 * 256))
-    threads = resources.cores if wishes.threads == "auto" else wishes.threads
-    load = Load(
-        path=str(file.path),
-        n_ctx=n_ctx,
-        n_seq_max=slots,
-        n_batch=N_BATCH,
-        n_threads=threads,
-        kv_type=kv_type,
-        n_gpu_layers=0,
-        hard_bytes=budget.engine_bytes,
-        model_key=file.key,
+
+
+def _why_it(config: Config, best: Weighed, ranked: list[Weighed]) -> str:
+    speed = f"{best.pace.decode_tok_s:.0f} tok/s {'measured' if best.pace.is_measured else 'estimated'}"
+    if len(ranked) == 1:
+        return f"the only one that is here and fits; {speed}"
+    return (
+        f"the preferred one of those that run well; {speed}"
+        if not _grade(config, best)
+        else (f"nothing runs better on this box; {speed}")
+    )
+
+
+def _why_not(config: Config, item: Weighed, best: Weighed) -> str:
+    """What it lost by."""
+    if _grade(config, item) > _grade(config, best):
+        return _worse(config, item)
+    if item.file.order != best.file.order:
+        return f"{best.file.name} is preferred: the default comes first, then the order of the manifest"
+    if taste_rank(item.file.quant) > taste_rank(best.file.quant):
+        return f"{best.file.quant} is the better use of this box's memory"
+    return f"{best.file.quant} is faster here"
+
+
+def _worse(config: Config, item: Weighed) -> str:
+    if is_lookup(item.file.quant) and not item.way.n_gpu_layers:
+        return f"{item.file.quant} is slow on every CPU and loses the most"
+    if item.pace.decode_tok_s < config.models.speed_floor:
+        return (
+            f"{item.pace.decode_tok_s:.1f} tok/s are below the floor of {config.models.speed_floor:g}"
+            " (models.speed_floor)"
+        )
+    return f"the file does not stay in memory: {item.budget.why}"
+
+
+# ---- how -----------------------------------------------------------------------------------------
+
+
+def _load(config: Config, best: Weighed, resources: Resources) -> Load:
+    wishes, way = config.engine, best.way
+    return Load(
+        path=str(best.file.path),
+        n_ctx=best.n_ctx,
+        n_seq_max=DEFAULT_SLOTS if wishes.slots == "auto" else wishes.slots,
+        n_batch=way.n_batch,
+        n_threads=way.n_threads,
+        kv_type=way.kv_type,
+        n_gpu_layers=way.n_gpu_layers,
+        hard_bytes=_hard_bytes(best, resources),
+        model_key=best.file.key,
         profiles=tuple(profile.system for profile in config.profiles.values()),
         idle_context_s=wishes.idle.context_s,
+        is_repacked=way.is_repacked,
+        device=way.device if way.n_gpu_layers else "",
     )
-    return load, budget, (budget.why, *_why(config, load, room, most))
 
 
-def _kv_type(kv: KvSize, types: tuple[str, ...], engine_bytes: int, good: int) -> tuple[str, int]:
-    """The best format in which `good` cells fit, else the cheapest; and how many cells fit in it."""
-    room = (engine_bytes - ENGINE_BYTES) / RESIZE_ROOM
-    fits = {kv_type: int(room / kv.cell_bytes(kv_type)) for kv_type in types}
-    best = next((kv_type for kv_type in types if fits[kv_type] >= good), types[-1])
-    return best, fits[best]
+def _hard_bytes(best: Weighed, resources: Resources) -> int:
+    """The engine's share, in the words of its own forecast: that has the KV cache and the buffers of a GPU
+    in it, wherever they lie, and not the weights there."""
+    way, hard = best.way, best.budget.engine_bytes
+    if not way.n_gpu_layers:
+        return hard
+    if way.is_unified:
+        return hard - best.parts.repack_bytes
+    device = next(device for device in resources.devices if device.name == way.device)
+    return hard + max(0, device_room(device) - best.parts.device_bytes)
 
 
-def _why(config: Config, load: Load, room: int, most: int) -> tuple[str, ...]:
-    wishes = config.engine
-    kind = f"{room} tokens fit" if wishes.kv_type == "auto" else "configured"
-    context = "as many as are any use" if load.n_ctx == most else "all that fit"
+def _why(config: Config, best: Weighed) -> tuple[str, ...]:
+    wishes, way = config.engine, best.way
+    kind = f"{best.room} tokens fit" if wishes.kv_type == "auto" else "configured"
+    context = "as many as are any use" if best.n_ctx == MAX_N_CTX else "all that fit"
     cores = "physical cores we may use" if wishes.threads == "auto" else "configured"
+    measured = "; measured" if best.pace.is_measured else ""
     return (
-        f"kv_type {load.kv_type}: {kind}",
-        f"n_ctx {load.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
-        f"{load.n_threads} threads: {cores}",
+        best.budget.why,
+        f"kv_type {way.kv_type}: {kind}",
+        f"n_ctx {best.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
+        f"{way.n_threads} threads: {cores}{measured}",
+        _why_device(config, best),
     )
+
+
+def _why_device(config: Config, best: Weighed) -> str:
+    way, shape = best.way, best.file.shape
+    if way.n_gpu_layers < 0:
+        return f"computed on {way.device}: the whole model fits there"
+    if way.n_gpu_layers:
+        return f"{way.n_gpu_layers} of {shape.num_layers} layers on {way.device}: what fits there"
+    if config.engine.gpu not in ("auto", "off"):
+        return "computed on the CPU: engine.gpu asks for a GPU, and this build has none it can use here"
+    if way.is_repacked:
+        copied = best.parts.repack_bytes >> 20
+        return f"weights in a faster layout: {copied} MiB besides the file, for quicker prompts"
+    return "weights stay in the file: clean pages, which the kernel can drop and read again"

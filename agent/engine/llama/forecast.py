@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.engine.llama.bindings import lib, log_tail
-from agent.engine.llama.context import context_params
+from agent.engine.llama.context import context_params, model_params
 from agent.engine.messages import Forecast, Load
 from agent.errors import InsufficientMemory, ModelUnavailable
 
@@ -45,11 +45,10 @@ def plan(load: Load) -> Plan:
 
     Takes as long as opening the model, and may run on a thread beside that.
     """
-    params = lib.llama_model_default_params()
+    params = model_params(load)
     params.no_alloc = True
     params.load_mode = lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = False
-    params.n_gpu_layers = load.n_gpu_layers
     model = lib.llama_model_load_from_file(load.path.encode(), params)
     if not model:
         raise ModelUnavailable(f"{load.path}: llama.cpp cannot load this model: {log_tail.reason()}")
