@@ -1,5 +1,8 @@
 """How long to wait before the next try: twice as long each time, up to a bound."""
 
+import asyncio
+import contextlib
+
 FIRST_S = 0.1
 MAX_S = 30.0
 # What lived so long was well: its end is the first trouble.
@@ -22,3 +25,25 @@ class Backoff:
             self.reset()
         wait_s, self._next_s = self._next_s, min(self._next_s * 2, MAX_S)
         return wait_s
+
+
+class Retry:
+    """Waiting for what somebody else has to mend: told that it may be, or after so many seconds."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._told = asyncio.Event()
+
+    def now(self) -> None:
+        """It may be mended."""
+        self._told.set()
+
+    def begin(self) -> None:
+        """A try begins: what was told before it is in it."""
+        self._told.clear()
+
+    async def wait(self) -> None:
+        """Return when the next try is due."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._every_s):
+                await self._told.wait()

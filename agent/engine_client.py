@@ -8,14 +8,13 @@ until that is known suspects are computed one at a time.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 
 from agent.admission import Admission
 from agent.answer import Answer
-from agent.backoff import Backoff
+from agent.backoff import Backoff, Retry
 from agent.config import Limits
 from agent.engine.messages import (
     PROTOCOL,
@@ -59,8 +58,9 @@ ASLEEP = "asleep: the next prompt wakes the model"
 
 
 class EngineClient:
-    """Owns the child process. `find_model` says what to load, or raises the RequestError why not; it
-    reads files, so it is called on a thread of its own.
+    """Owns the child process. `find_model` says what a child that has said Hello should load, or raises
+    the RequestError why not; `look_ahead` is called while the child starts, and may read for it what
+    takes time. Both read files: they are called on a thread of their own.
 
     `on_state` is called, on the loop, whenever `state` or `reason` changes. After `idle_s` seconds
     without a request (0: never) the child is ended, and the next request starts it again.
@@ -68,10 +68,11 @@ class EngineClient:
 
     def __init__(
         self,
-        find_model: Callable[[], Load],
+        find_model: Callable[[Hello], Load],
         limits: Limits,
         on_state: Callable[[], None] = lambda: None,
         *,
+        look_ahead: Callable[[], None] = lambda: None,
         command: tuple[str, ...] = COMMAND,
         stall_s: float = STALL_S,
         idle_s: float = 0.0,
@@ -89,6 +90,7 @@ class EngineClient:
         self.memory_level = memory_level or MemoryLevel()
         self.slumber = Slumber(idle_s)
         self._find_model = find_model
+        self._look_ahead = look_ahead
         self._on_state = on_state
         self._command = command
         self._stall_s = stall_s
@@ -99,7 +101,7 @@ class EngineClient:
         self._suspects = Suspects()
         self._sessions = Sessions(limits)
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
-        self._retry = asyncio.Event()
+        self._retry = Retry(RETRY_LOAD_S)
         self._stall = StallWatch(self._patience_s, stall_s / 10)
         self._failure: RequestError | None = None
         self._has_spoken = False
@@ -186,7 +188,7 @@ class EngineClient:
 
     def retry_load(self) -> None:
         """The model folder has changed: try again now if the last load failed."""
-        self._retry.set()
+        self._retry.now()
 
     def set_pressure(self, level: int) -> None:
         """How short the box is of memory (hardware/pressure.py); the engine is told, and the next one too."""
@@ -208,7 +210,7 @@ class EngineClient:
                 continue
             self.num_restarts += 1
             if self.state is EngineState.FAILED:
-                await self._wait_for_retry()
+                await self._retry.wait()
                 backoff.reset()
                 continue
             await asyncio.sleep(backoff.next_s(time.monotonic() - born))
@@ -217,7 +219,7 @@ class EngineClient:
         """One child from birth to death, or to sleep."""
         self._set_state(EngineState.STARTING, "the engine process is starting")
         self.hello = self.loaded = self.stats = None
-        self._retry.clear()
+        self._retry.begin()
         self.memory_level.begin()
         try:
             self._process = process = await EngineProcess.start(self._command)
@@ -243,16 +245,17 @@ class EngineClient:
 
     async def _converse(self, process: EngineProcess) -> RequestError | None:
         """Follow the child until it closes the pipe; returns why the model cannot be had, if so."""
-        # Looked for while the child starts: it takes as long as its imports.
-        found = asyncio.get_running_loop().run_in_executor(None, self._find_model)
-        found.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Read while the child starts: it takes as long as its imports.
+        ahead = asyncio.get_running_loop().run_in_executor(None, self._look_ahead)
+        ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
         while (message := await process.receive()) is not None:
             self._stall.heard()
             match message:
                 case Hello():
                     self._greet(message)
+                    await asyncio.wait([ahead])
                     try:
-                        process.send(await found)
+                        process.send(await asyncio.to_thread(self._find_model, message))
                     except RequestError as error:
                         return error
                 case LoadFailed():
@@ -339,11 +342,6 @@ class EngineClient:
         self._set_state(EngineState.FAILED, error.message)
         for answer in list(self._live.values()):
             self._end(answer, error)
-
-    async def _wait_for_retry(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RETRY_LOAD_S):
-                await self._retry.wait()
 
     # ---- answers -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Limits
-from agent.engine.messages import Load
+from agent.engine.messages import Hello, Load
 from agent.engine_client import EngineClient, EngineState
 from agent.errors import Busy, Cancelled, EngineTimeout, Expired, ModelUnavailable, TooLarge
 from agent.request import FinishReason, Message, Request, Sampling
@@ -35,7 +35,7 @@ def request(text: str = "a LONG story", max_tokens: int = 60, ttl_s: float | Non
 
 @asynccontextmanager
 async def running(
-    step_s: float = 0.01, stall_s: float = 60.0, find_model: Callable[[], Load] = lambda: LOAD
+    step_s: float = 0.01, stall_s: float = 60.0, find_model: Callable[[Hello], Load] = lambda hello: LOAD
 ) -> AsyncIterator[EngineClient]:
     """A client whose child is ready, or has said why it cannot be."""
     command = (sys.executable, FAKE_ENGINE, str(step_s))
@@ -80,7 +80,7 @@ async def test_a_stuck_engine_is_killed_and_its_request_told_timeout() -> None:
 async def test_requests_before_the_model_is_ready_wait_for_it() -> None:
     """Between hello and loaded nothing is refused."""
     command = (sys.executable, FAKE_ENGINE, "0.0")
-    client = EngineClient(lambda: LOAD, Limits(), command=command)
+    client = EngineClient(lambda hello: LOAD, Limits(), command=command)
     answer = client.submit(request())
     task = asyncio.create_task(client.run())
     finished = await asyncio.wait_for(answer.finished(), 20)
@@ -92,7 +92,7 @@ async def test_requests_before_the_model_is_ready_wait_for_it() -> None:
 async def test_a_model_that_cannot_be_had_ends_what_waits_for_it() -> None:
     """By name, at once, for the waiting and the new."""
 
-    def nothing() -> Load:
+    def nothing(hello: Hello) -> Load:
         raise ModelUnavailable("there is no model; fetch one")
 
     async with running(find_model=nothing) as client:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from agent.config import Limits
-from agent.engine.messages import Load
+from agent.engine.messages import Hello, Load
 from agent.engine_client import EngineClient
 from agent.engine_state import EngineState
 from agent.errors import InsufficientMemory
@@ -46,7 +46,7 @@ async def running(
     step_s: float = 0.01,
     idle_s: float = 0.0,
     level: MemoryLevel | None = None,
-    find_model: Callable[[], Load] = lambda: LOAD,
+    find_model: Callable[[Hello], Load] = lambda hello: LOAD,
 ) -> AsyncIterator[EngineClient]:
     """A client whose child is ready, or has said why it cannot be."""
     command = (sys.executable, FAKE_ENGINE, str(step_s))
@@ -114,7 +114,7 @@ async def test_a_kill_of_our_own_is_no_death_for_memory(tmp_path: Path) -> None:
 async def test_memory_that_does_not_suffice_is_said_to_who_asks() -> None:
     """By its own name, not as a missing model."""
 
-    def refuse() -> Load:
+    def refuse(hello: Hello) -> Load:
         raise InsufficientMemory("this model needs more")
 
     async with running(find_model=refuse) as client:

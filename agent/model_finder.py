@@ -1,0 +1,73 @@
+"""Finds the model for this box: reads what placement needs to know, and lets it choose."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.catalog.gguf import GgufHeader, read_header
+from agent.catalog.manifest import load_manifest
+from agent.catalog.placement import Placement, place
+from agent.catalog.store import Store
+from agent.config import Config
+from agent.engine.messages import Hello
+from agent.errors import ManifestError, ModelFileError, ModelUnavailable
+from agent.hardware.memory import ROOT
+from agent.resources import read_resources
+
+log = logging.getLogger(__name__)
+
+
+class ModelFinder:
+    """Asked again for every engine process: the folder, the memory and the configuration's world change.
+
+    `engine_pid` gives the engine process's id, or None; `level` how far the budget is lowered.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine_pid: Callable[[], int | None],
+        level: Callable[[], int],
+        root: Path = ROOT,
+    ) -> None:
+        self._config = config
+        self._engine_pid = engine_pid
+        self._level = level
+        self._root = root
+        self._headers: dict[tuple[Path, int, int], GgufHeader] = {}
+
+    def look_ahead(self) -> None:
+        """Read what takes time (headers, the manifest, the CPU), so that `find` is quick. Raises nothing."""
+        try:
+            self.find(None)
+        except (ModelUnavailable, ManifestError, OSError) as error:
+            log.debug("nothing to load yet: %s", error)
+
+    def find(self, hello: Hello | None) -> Placement:
+        """What to load, given what the engine can compute on (None: not known yet).
+
+        Raises ModelUnavailable or InsufficientMemory with the next step.
+        """
+        models = self._config.models
+        try:
+            manifest = load_manifest(Path(models.manifest) if models.manifest else None)
+            resources = read_resources(self._root, self._pids(), self._level())
+            return place(self._config, manifest, Store(Path(models.folder)), resources, self._header)
+        except (ManifestError, ModelFileError, OSError) as error:
+            raise ModelUnavailable(str(error)) from error
+
+    def _pids(self) -> list[int]:
+        """What both processes hold already is ours as well."""
+        return [pid for pid in (os.getpid(), self._engine_pid()) if pid]
+
+    def _header(self, path: Path) -> GgufHeader:
+        """A header is read once for as long as the file is the same. Raises ModelFileError."""
+        try:
+            found = path.stat()
+        except OSError:
+            return read_header(path)
+        key = (path, found.st_size, found.st_mtime_ns)
+        if key not in self._headers:
+            self._headers[key] = read_header(path)
+        return self._headers[key]
