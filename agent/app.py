@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -16,21 +15,17 @@ from typing import TYPE_CHECKING
 
 from agent import logs, systemd
 from agent.api.listen import FOLDER_MODE, bind_socket
-from agent.catalog.manifest import load_manifest
-from agent.catalog.placement import Placement, Resources, place
-from agent.catalog.store import Store
 from agent.catalog.watch import FolderWatch
 from agent.config import Config
-from agent.engine.messages import Load
+from agent.engine.messages import Hello, Load
 from agent.engine_client import EngineClient
 from agent.engine_process import COMMAND
 from agent.engine_state import EngineState
-from agent.errors import ConfigError, ManifestError, ModelFileError, ModelUnavailable
-from agent.hardware.cpu import usable_cores
-from agent.hardware.memory import ROOT, rooms
-from agent.hardware.process import anonymous_bytes
+from agent.errors import ConfigError
+from agent.hardware.memory import ROOT
 from agent.memory_level import MemoryLevel
 from agent.memory_watch import MemoryWatch
+from agent.model_finder import ModelFinder
 from agent.places import state_folder
 from agent.request import FinishReason
 from agent.status import ModelIdentity, StatusSource
@@ -67,13 +62,16 @@ class App:
         self._config = config
         self._root = root
         self._stop = asyncio.Event()
+        level = MemoryLevel(root)
+        self._finder = ModelFinder(config, lambda: self._engine.pid, lambda: level.level, root)
         self._engine = EngineClient(
             self._find_model,
             config.limits,
             self._on_engine_state,
+            look_ahead=self._finder.look_ahead,
             command=engine_command,
             idle_s=config.engine.idle.process_s,
-            memory_level=MemoryLevel(root),
+            memory_level=level,
         )
         self._status = StatusSource(config.node, self._engine)
         self._sock = sock
@@ -146,35 +144,15 @@ class App:
 
     # ---- the model ---------------------------------------------------------------------------
 
-    def _find_model(self) -> Load:
+    def _find_model(self, hello: Hello) -> Load:
         """What the engine should load now. Raises ModelUnavailable or InsufficientMemory."""
-        placement = self._place()
+        placement = self._finder.find(hello)
         for reason in placement.why:
             log.info("model %s %s: %s", placement.name, placement.quant, reason)
         self._status.model = ModelIdentity(placement.name, placement.quant, placement.sha256)
         self._status.budget = placement.budget
         self._memory_watch.is_cold = not placement.budget.is_warm
         return placement.load
-
-    def _place(self) -> Placement:
-        models = self._config.models
-        try:
-            manifest = load_manifest(Path(models.manifest) if models.manifest else None)
-            return place(self._config, manifest, Store(Path(models.folder)), self._resources())
-        except (ManifestError, ModelFileError, OSError) as error:
-            raise ModelUnavailable(str(error)) from error
-
-    def _resources(self) -> Resources:
-        """What there is for us; what both processes hold already is ours as well."""
-        pids = [pid for pid in (os.getpid(), self._engine.pid) if pid]
-        own = sum(anonymous_bytes(pid, self._root) for pid in pids)
-        box, *cgroups = rooms(self._root)
-        return Resources(
-            available_bytes=box.available_bytes + own,
-            cgroup_bytes=min((room.available_bytes + own for room in cgroups), default=None),
-            cores=usable_cores(self._root),
-            level=self._engine.memory_level.level,
-        )
 
     def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """A model that arrives later is taken without a restart. A folder that cannot be watched is said."""
