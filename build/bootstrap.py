@@ -37,6 +37,7 @@ class Proof(NamedTuple):
 PROOFS = {
     "peers": Proof("tests/bench/peers.py", "speed and memory beside llama.cpp's own benchmarks"),
     "engine": Proof("tests/bench/engine.py", "fleets, memory, stalls and starts beside llama-server"),
+    "memory": Proof("tests/bench/prediction.py", "what placement predicts of memory, beside what is taken"),
 }
 
 

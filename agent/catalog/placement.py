@@ -165,6 +165,7 @@ def _load(config: Config, best: Weighed, resources: Resources) -> Load:
         idle_context_s=wishes.idle.context_s,
         is_repacked=way.is_repacked,
         device=way.device if way.n_gpu_layers else "",
+        flash_attention="auto" if way.kv_type == "f16" else "on",
     )
 
 

@@ -8,7 +8,7 @@ life of one daemon: fronts have ids, the pipe has keys.
 import socket
 import struct
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +32,7 @@ class Load(Struct, frozen=True, tag="load"):
     `profiles` are the system prompts to have ready. `n_gpu_layers` of the model are computed on
     `device`, a name of ggml's registry (-1: all of them, and the output); with 0 no GPU is touched.
     `is_repacked`: the CPU gets its own, faster copy of the weights, in anonymous memory.
+    `flash_attention`: always, or as llama.cpp finds it possible on the device.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Load(Struct, frozen=True, tag="load"):
     idle_context_s: float = 300.0
     is_repacked: bool = False
     device: str = ""
+    flash_attention: Literal["auto", "on"] = "auto"
 
 
 class Pressure(Struct, frozen=True, tag="pressure"):

@@ -184,6 +184,13 @@ def test_a_wish_for_a_gpu_that_is_not_there_is_said(folder: Folder) -> None:
     assert any("this build has none" in reason for reason in placement.why)
 
 
+def test_a_quantised_cache_needs_flash_attention(folder: Folder) -> None:
+    """llama.cpp refuses a quantised V without it; else it finds out by itself."""
+    folder.add("a", ("Q4_K_M",))
+    assert folder.place(box(16 * GIB)).load.flash_attention == "auto"
+    assert folder.place(box(16 * GIB), Engine(kv_type="q8_0")).load.flash_attention == "on"
+
+
 # ---- measurements --------------------------------------------------------------------------------
 
 

@@ -41,6 +41,6 @@ def context_params(load: Load, n_ctx: int) -> Any:
     # Models with a sliding window: all positions stay, so that a prefix can be shared and a tail dropped.
     params.swa_full = True
     params.type_k = params.type_v = GGML_TYPES[load.kv_type]
-    if load.kv_type != "f16":
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED  # quantised V needs it
+    if load.flash_attention == "on" or load.kv_type != "f16":  # quantised V needs it
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
     return params
