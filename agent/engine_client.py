@@ -321,7 +321,9 @@ class EngineClient:
         is_for_memory = process.was_killed_by_others and self.memory_level.blame(self.pressure)
         if is_for_memory:
             how = f"{how}, out of memory"
-        self.last_crash = f"{how} while {self.state.value}"
+        self.last_crash = f"{how} while {self.state.value}" + (
+            f": {process.reason}" if process.reason else ""
+        )
         log.error("the engine ended (%s); last words: %s", how, " / ".join(process.stderr_tail) or "none")
         if not (said_hello or self._has_spoken or is_for_memory):
             self._give_up(never_spoke(how))

@@ -30,6 +30,9 @@ KEPT_VARIABLES = (
 SPIN_COUNT = "10000"
 ENDS_WITHIN_S = 5.0
 LAST_WORDS_S = 1.0
+# In what a dying engine writes: the line that says why, and how much of it is kept.
+TELLING = ("GGML_ASSERT", "out of memory", "OutOfDeviceMemory", "CUDA error", "failed to allocate", "what():")
+TELLING_CHARS = 160
 
 # -I: no user site, no PYTHON* variables. The number of the pipe's descriptor is added.
 COMMAND = (sys.executable, "-I", "-m", "agent.engine")
@@ -90,6 +93,12 @@ class EngineProcess:
     def stderr_tail(self) -> tuple[str, ...]:
         """The last lines the child wrote, oldest first."""
         return tuple(self._stderr)
+
+    @property
+    def reason(self) -> str:
+        """The last line the child wrote that says why it ended; empty if none does."""
+        telling = (line for line in reversed(self._stderr) if any(word in line for word in TELLING))
+        return next(telling, "")[:TELLING_CHARS]
 
     @property
     def was_killed_by_others(self) -> bool:

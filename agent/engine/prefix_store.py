@@ -47,7 +47,9 @@ class PrefixStore:
 
     def __init__(self, folder: Path, load: Load, build: str) -> None:
         self._folder = folder
-        self._about = f"{build}|{load.model_key}|{load.kv_type}|{load.n_gpu_layers}"
+        # Another device, or another layout of the weights, computes other roundings.
+        how = f"{load.kv_type}|{load.n_gpu_layers}|{load.device}|{load.is_repacked}"
+        self._about = f"{build}|{load.model_key}|{how}"
 
     def has(self, tokens: list[int]) -> bool:
         """True when there is a file for these."""

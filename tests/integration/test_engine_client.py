@@ -13,7 +13,7 @@ import pytest
 from agent.config import Limits
 from agent.engine.messages import Hello, Load
 from agent.engine_client import EngineClient, EngineState
-from agent.errors import Busy, Cancelled, EngineTimeout, Expired, ModelUnavailable, TooLarge
+from agent.errors import Busy, Cancelled, EngineTimeout, Expired, Internal, ModelUnavailable, TooLarge
 from agent.request import FinishReason, Message, Request, Sampling
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +159,17 @@ async def test_a_crowd_survives_an_engine_death_token_for_token() -> None:
         for answer, text in zip(answers, whole, strict=True):
             await asyncio.wait_for(answer.finished(), 60)
             assert answer.text == text
+
+
+async def test_a_dying_engines_last_words_are_kept() -> None:
+    """Which assertion it was stands beside the signal; the others' answers go on."""
+    async with running() as client:
+        with pytest.raises(Internal):
+            await asyncio.wait_for(client.submit(request("ASSERT")).finished(), 30)
+        assert client.last_crash is not None
+        assert client.last_crash.startswith("SIGABRT while ready: ggml.c:3210: GGML_ASSERT(a->ne[2]")
+        end = await asyncio.wait_for(client.submit(request(max_tokens=3)).finished(), 30)
+        assert end.usage.completion == 3
 
 
 async def test_a_child_that_dies_before_its_first_word_is_no_end_where_others_have_spoken() -> None:

@@ -1,7 +1,7 @@
 """An engine process without a model: `fake_engine.py STEP_S FD`, the real loop over the fake backend.
 
-A prompt that holds POISON kills the process when it is computed, one that holds HANG stops it
-there, and the answer to one that holds LONG ends at its max_tokens. What it is told about memory it
+A prompt that holds POISON kills the process when it is computed, one that holds ASSERT ends it with
+llama.cpp's last words, one that holds HANG stops it there, and the answer to one that holds LONG ends at its max_tokens. What it is told about memory it
 says on stderr, so that it stands in the daemon's log.
 """
 
@@ -27,6 +27,9 @@ def misbehave(_number: int, rows: BatchRows) -> DecodeStatus:
     text = bytes(token for token in rows.tokens if token < 256)
     if b"POISON" in text:
         os.kill(os.getpid(), signal.SIGKILL)
+    if b"ASSERT" in text:
+        print("ggml.c:3210: GGML_ASSERT(a->ne[2] == b->ne[0]) failed", file=sys.stderr, flush=True)
+        os.abort()
     if b"HANG" in text:
         time.sleep(3600)
     return DecodeStatus.OK
