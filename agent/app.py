@@ -149,7 +149,9 @@ class App:
         placement = self._finder.find(hello)
         for reason in placement.why:
             log.info("model %s %s: %s", placement.name, placement.quant, reason)
-        self._status.model = ModelIdentity(placement.name, placement.quant, placement.sha256)
+        self._status.model = ModelIdentity(
+            placement.name, placement.quant, placement.sha256, placement.runs, placement.why
+        )
         self._status.budget = placement.budget
         self._memory_watch.is_cold = not placement.budget.is_warm
         return placement.load

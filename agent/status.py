@@ -55,12 +55,16 @@ class EngineStatus(Struct, frozen=True):
 
 
 class ModelStatus(Struct, frozen=True):
+    """The model and how it is run: `runs` in one line for a person, `why` the reasons of the choice."""
+
     name: str
     quant: str
     sha256: str
     description: str
     n_ctx: int
     slots: int
+    runs: str = ""
+    why: tuple[str, ...] = ()
 
 
 class Status(Struct, frozen=True):
@@ -84,11 +88,13 @@ class Status(Struct, frozen=True):
 
 
 class ModelIdentity(Struct, frozen=True):
-    """What the catalog knows of the chosen model."""
+    """What the catalog knows of the chosen model; the rest is as in ModelStatus."""
 
     name: str
     quant: str
     sha256: str
+    runs: str = ""
+    why: tuple[str, ...] = ()
 
 
 class StatusSource:
@@ -177,6 +183,8 @@ class StatusSource:
             description=loaded.description,
             n_ctx=loaded.n_ctx,
             slots=loaded.n_seq_max,
+            runs=self.model.runs,
+            why=self.model.why,
         )
 
 

@@ -30,6 +30,15 @@ class Placement(Struct, frozen=True):
     why: tuple[str, ...]
     candidates: tuple[Candidate, ...] = ()
 
+    @property
+    def runs(self) -> str:
+        """How it is run, in one short line."""
+        load = self.load
+        on_gpu = "all layers" if load.n_gpu_layers < 0 else f"{load.n_gpu_layers} layers"
+        where = f"{on_gpu} on {load.device}" if load.n_gpu_layers else "on the CPU"
+        weights = ", weights in a faster layout" if load.is_repacked else ""
+        return f"{where}, {load.n_threads} threads, KV cache {load.kv_type}{weights}"
+
 
 def place(
     config: Config,

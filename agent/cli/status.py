@@ -70,7 +70,8 @@ def _model(status: "Status") -> str:
     model = status.model
     if model is None:
         return "none loaded"
-    return f"{model.name} {model.quant} (n_ctx {model.n_ctx}, {model.slots} slots)"
+    runs = f"; {model.runs}" if model.runs else ""
+    return f"{model.name} {model.quant} (n_ctx {model.n_ctx}, {model.slots} slots{runs})"
 
 
 def _engine(status: "Status") -> str:

@@ -307,7 +307,7 @@ STATUS = Status(
     node="attic",
     uptime_s=93_784.0,
     mqtt="connected",
-    model=ModelStatus("tiny", "Q4_0", "00", "tiny 1B", 4096, 4),
+    model=ModelStatus("tiny", "Q4_0", "00", "tiny 1B", 4096, 4, "on the CPU, 2 threads"),
     live=3,
     running=2,
     waiting=1,
@@ -337,7 +337,7 @@ def test_the_screen_says_it_in_aligned_lines() -> None:
     assert status.render(STATUS) == (
         "state     online\n"
         "node      attic (tampu 0.1.0, up 1 d 2 h)\n"
-        "model     tiny Q4_0 (n_ctx 4096, 4 slots)\n"
+        "model     tiny Q4_0 (n_ctx 4096, 4 slots; on the CPU, 2 threads)\n"
         "engine    ready for 1 min 1 s\n"
         "mqtt      connected\n"
         "queue     2 running, 1 waiting, 3 under way\n"

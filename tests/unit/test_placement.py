@@ -147,6 +147,7 @@ def test_a_gpu_with_room_is_used(folder: Folder) -> None:
     with_card = box(16 * GIB, devices=(CARD,))
     load = folder.place(with_card).load
     assert (load.device, load.n_gpu_layers, load.is_repacked) == ("CUDA0", -1, False)
+    assert folder.place(with_card).runs == "all layers on CUDA0, 4 threads, KV cache f16"
     load = folder.place(with_card, Engine(gpu="off")).load
     assert (load.device, load.n_gpu_layers) == ("", 0)
 
