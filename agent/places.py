@@ -37,6 +37,11 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME", str(_home() / ".local" / "state"))) / "tampu"
 
 
+def measurements_folder() -> Path:
+    """Where `tampu bench` keeps its figures."""
+    return state_folder() / "measurements"
+
+
 def cache_folder() -> Path:
     """Where fetched packages are kept between runs; may be emptied at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME", str(_home() / ".cache"))) / "tampu"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from agent.engine.backend import Backend
 from agent.engine.engine import Engine, Options
-from agent.engine.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed, Pipe
+from agent.engine.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed, Measure, MeasureMemory, Pipe
 from agent.engine.pool import Pool
 from agent.engine.prefix_store import PrefixStore
 from agent.engine.sandbox import end_with_parent, restrict
@@ -65,6 +65,10 @@ def main() -> int:
     load = pipe.receive()
     if load is None:
         return 0
+    if isinstance(load, Measure | MeasureMemory):
+        from agent.engine import measure
+
+        return measure.run(pipe.send, load, llama.LlamaBackend)
     if not isinstance(load, Load):
         raise EngineProtocolError(f"expected Load first, got {type(load).__name__}")
     store = PrefixStore(folder, load, llama.build()) if folder else None

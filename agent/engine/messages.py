@@ -51,6 +51,28 @@ class Load(Struct, frozen=True, tag="load"):
     flash_attention: Literal["auto", "on"] = "auto"
 
 
+class Measure(Struct, frozen=True, tag="measure"):
+    """Open this model and measure it: sent once, first, where Load would be (engine/measure.py).
+
+    Decode and prefill for each count of `threads`, the most useful first; `rows` are the sizes of a
+    prefill step, the smallest first, none above `load.n_batch`. It takes about `seconds`, more only
+    where a slow box has nothing to show by then.
+    """
+
+    load: Load
+    threads: tuple[int, ...]
+    rows: tuple[int, ...]
+    seconds: float
+
+
+class MeasureMemory(Struct, frozen=True, tag="measure_memory"):
+    """Measure how fast so many threads read memory, from a buffer of `num_bytes`; no model is opened."""
+
+    num_bytes: int
+    threads: tuple[int, ...]
+    seconds: float
+
+
 class Pressure(Struct, frozen=True, tag="pressure"):
     """How short the box is of memory: 0 not at all, 1 give back what is idle, 2 take nothing more."""
 
@@ -162,12 +184,41 @@ class Stats(Struct, frozen=True, tag="stats"):
     longest_resize_s: float = 0.0
 
 
+class Measuring(Struct, frozen=True, tag="measuring"):
+    """What is measured next, and which share of the work (0 to 1) is done."""
+
+    what: str
+    share: float
+
+
+class Read(Struct, frozen=True, tag="read"):
+    """So many threads read so many bytes per second from memory."""
+
+    n_threads: int
+    bytes_s: float
+
+
+class Timed(Struct, frozen=True, tag="timed"):
+    """One count of threads with one size of a prefill step; tokens per second, medians."""
+
+    n_threads: int
+    n_batch: int
+    prefill_tok_s: float
+    decode_tok_s: float
+
+
+class Measured(Struct, frozen=True, tag="measured"):
+    """All that time allowed is said. Others kept `others_cores` cores busy meanwhile."""
+
+    others_cores: float
+
+
 # What msgspec raises for a body that is no message: text that is no UTF-8 and nesting without end
 # come as Python's own errors.
 FOREIGN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-ToEngine = Load | Submit | Cancel | Pressure
-ToDaemon = Hello | Loaded | LoadFailed | Events | Stats
+ToEngine = Load | Submit | Cancel | Pressure | Measure | MeasureMemory
+ToDaemon = Hello | Loaded | LoadFailed | Events | Stats | Measuring | Read | Timed | Measured
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -1,8 +1,10 @@
 """An engine process without a model: `fake_engine.py STEP_S FD`, the real loop over the fake backend.
 
 A prompt that holds POISON kills the process when it is computed, one that holds ASSERT ends it with
-llama.cpp's last words, one that holds HANG stops it there, and the answer to one that holds LONG ends at its max_tokens. What it is told about memory it
-says on stderr, so that it stands in the daemon's log.
+llama.cpp's last words, one that holds HANG stops it there, and the answer to one that holds LONG ends
+at its max_tokens. What it is told about memory it says on stderr, so that it stands in the daemon's
+log. When it is measured, the repacked weights of a file called POISON kill the process, and those of
+one called HANG stop it.
 """
 
 import os
@@ -15,9 +17,20 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import socket
 
+from agent.engine import measure
 from agent.engine.__main__ import serve
 from agent.engine.backend import BatchRows, DecodeStatus
-from agent.engine.messages import PROTOCOL, Device, Hello, Load, Pipe, Pressure, ToEngine
+from agent.engine.messages import (
+    PROTOCOL,
+    Device,
+    Hello,
+    Load,
+    Measure,
+    MeasureMemory,
+    Pipe,
+    Pressure,
+    ToEngine,
+)
 from agent.engine.sandbox import end_with_parent
 from tests.support.fake_backend import END, FIRST_WORD, FakeBackend, FakeChain
 
@@ -62,20 +75,28 @@ def main() -> int:
     device = Device(name="FAKE", description="no device", kind="cpu", total_bytes=0, free_bytes=0)
     pipe.send(Hello(protocol=PROTOCOL, pid=os.getpid(), build="fake", devices=(device,), system=""))
     load = pipe.receive()
-    if not isinstance(load, Load):
-        return 0
-    step_s = float(sys.argv[1])
-    return serve(
-        pipe,
-        load,
-        lambda load: TalkativeBackend(
-            num_cells=load.n_ctx,
-            num_slots=load.n_seq_max,
-            n_batch=load.n_batch,
-            step_s=step_s,
-            script=misbehave,
-        ),
+    if isinstance(load, Measure | MeasureMemory):
+        return measure.run(pipe.send, load, open_measured)
+    return serve(pipe, load, open_backend) if isinstance(load, Load) else 0
+
+
+def open_backend(load: Load) -> TalkativeBackend:
+    return TalkativeBackend(
+        num_cells=load.n_ctx,
+        num_slots=load.n_seq_max,
+        n_batch=load.n_batch,
+        step_s=float(sys.argv[1]),
+        script=misbehave,
     )
+
+
+def open_measured(load: Load) -> TalkativeBackend:
+    """As `open_backend`; repacking does what the file's name asks for."""
+    if load.is_repacked and "POISON" in load.path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if load.is_repacked and "HANG" in load.path:
+        time.sleep(3600)
+    return open_backend(load)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,15 @@ from agent.engine.messages import (
     Load,
     Loaded,
     LoadFailed,
+    Measure,
+    Measured,
+    MeasureMemory,
+    Measuring,
     Pipe,
+    Read,
     Stats,
     Submit,
+    Timed,
     ToDaemon,
     ToEngine,
     decoder,
@@ -69,17 +75,20 @@ requests = st.builds(
     stop=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
     ttl_s=st.none() | seconds,
 )
+loads = st.builds(
+    Load,
+    st.text(max_size=20),
+    numbers,
+    numbers,
+    numbers,
+    numbers,
+    st.sampled_from(["f16", "q8_0"]),
+    numbers,
+)
 to_engine = st.one_of(
-    st.builds(
-        Load,
-        st.text(max_size=20),
-        numbers,
-        numbers,
-        numbers,
-        numbers,
-        st.sampled_from(["f16", "q8_0"]),
-        numbers,
-    ),
+    loads,
+    st.builds(Measure, loads, tokens, tokens, seconds),
+    st.builds(MeasureMemory, numbers, tokens, seconds),
     st.builds(Submit, numbers, requests, st.none() | st.builds(Resume, tokens, numbers)),
     st.builds(Cancel, numbers, reasons),
 )
@@ -111,6 +120,10 @@ to_daemon = st.one_of(
     st.builds(LoadFailed, st.text(max_size=9), st.text(max_size=20)),
     st.builds(Events, st.lists(st.builds(KeyedEvent, numbers, events), max_size=4).map(tuple)),
     st.builds(Stats, numbers, numbers, numbers, numbers, numbers, seconds),
+    st.builds(Measuring, st.text(max_size=9), st.floats(0, 1)),
+    st.builds(Read, numbers, seconds),
+    st.builds(Timed, numbers, numbers, seconds, seconds),
+    st.builds(Measured, seconds),
 )
 
 
@@ -183,7 +196,7 @@ def test_a_damaged_message_is_a_protocol_error_or_another_message(sent: Any, dat
     body = bytearray(encode(sent)[HEADER.size :])
     body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     received = receive_all(frame(bytes(body)))[0]
-    assert isinstance(received, Load | Submit | Cancel | EngineProtocolError)
+    assert isinstance(received, ToEngine | EngineProtocolError)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""`tampu bench`: how fast this box runs a model, measured and kept for placement."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Only the words; what measures is imported where it runs.
+if TYPE_CHECKING:
+    from agent.bench import Outcome
+    from agent.bench_plan import Box, Target
+    from agent.config import Config
+    from agent.hardware.machine import Cpu
+
+DEFAULT_SECONDS = 100.0
+MIN_SECONDS, MAX_SECONDS = 5.0, 3600.0
+# Left to the daemon and everybody else while a model is measured, bytes.
+MARGIN_BYTES = 64 << 20
+HEALTH = "/health"
+
+EPILOG = """\
+examples:
+  tampu bench
+  tampu bench --model auto --seconds 30
+  tampu bench --json > box.json
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `bench`."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure how fast this box runs a model",
+        description="Measure how fast this box runs a model, in every way there is, and keep the figures.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", metavar="NAME", help="a model's name or FILE.gguf (default: models.name)")
+    parser.add_argument(
+        "--seconds",
+        metavar="N",
+        type=_seconds,
+        default=DEFAULT_SECONDS,
+        help=f"about how long to measure (default: {DEFAULT_SECONDS:.0f})",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(func=bench)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure, keep and print. Raises ModelUnavailable when nothing could be measured."""
+    import asyncio
+
+    import msgspec
+
+    from agent import bench, config_file
+    from agent.catalog.measurements import best
+    from agent.cli.bench_report import Bar, Report, render
+
+    config = config_file.load(args.config, args.set)
+    target = find(config, args.model or config.models.name)
+    _warn_of_daemon(config)
+    cpu, gpus = _box()
+    with Bar(sys.stderr) as bar:
+        outcome = asyncio.run(bench.measure(target, _what_box(cpu, gpus), args.seconds, bar))
+    kept, notes = _keep(outcome)
+    report = Report(
+        name=target.name,
+        quant=target.quant,
+        file=str(target.path),
+        measurements=outcome.measurements,
+        best=best(outcome.measurements),
+        notes=notes,
+        kept=kept,
+    )
+    print(msgspec.json.encode(report).decode() if args.json else render(report, cpu.model or cpu.arch))
+    return 0
+
+
+def find(config: "Config", name: str) -> "Target":
+    """The file that would be loaded under this name. Raises ModelUnavailable or ModelFileError."""
+    from agent.bench_plan import Target
+    from agent.catalog.gguf import read_header
+    from agent.catalog.manifest import load_manifest
+    from agent.catalog.store import FileState, Store
+    from agent.errors import ModelFileError, ModelUnavailable
+
+    settings = config.models
+    store = Store(Path(settings.folder))
+    if name.endswith(".gguf"):
+        path = store.folder / name
+        read_header(path)
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+        # As placement names a loose file.
+        key = f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
+        return Target(name=path.stem, quant="", path=path, key=key, file_bytes=stat.st_size)
+    model = load_manifest(Path(settings.manifest) if settings.manifest else None).model(name)
+    for variant in model.variants:
+        if store.status(variant) is FileState.PRESENT:
+            return Target(
+                name=model.name,
+                quant=variant.quant,
+                path=store.locate(variant),
+                key=variant.sha256,
+                file_bytes=variant.file_bytes,
+            )
+    raise ModelUnavailable(
+        f"model {model.name}: no whole file in {store.folder};"
+        f" fetch it with: tampu models fetch --folder {store.folder} {model.name}"
+    )
+
+
+def _box() -> "tuple[Cpu, tuple[str, ...]]":
+    """The CPU and the names of the GPUs."""
+    import os
+    import platform
+
+    from agent.hardware.machine import Cpu
+
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    cpus = os.cpu_count() or 1
+    cpu = Cpu(
+        arch=platform.machine(),
+        vendor=fields.get("vendor_id", fields.get("CPU implementer", "")),
+        model=fields.get("model name", fields.get("CPU part", "")),
+        features=tuple(fields.get("flags", fields.get("Features", "")).split()),
+        cpus=cpus,
+        cores=cpus,
+    )
+    return cpu, ()
+
+
+def _what_box(cpu: "Cpu", gpus: tuple[str, ...]) -> "Box":
+    from agent.bench_plan import Box, thread_counts
+    from agent.catalog.measurements import box_key
+    from agent.hardware.bandwidth import buffer_bytes
+    from agent.hardware.cpu import usable_cores
+    from agent.hardware.memory import rooms
+
+    available = min(room.available_bytes for room in rooms())
+    return Box(
+        key=box_key(cpu, gpus),
+        threads=thread_counts(cpu, usable_cores()),
+        room_bytes=max(0, available - MARGIN_BYTES),
+        buffer_bytes=buffer_bytes(available),
+    )
+
+
+def _keep(outcome: "Outcome") -> tuple[str, tuple[str, ...]]:
+    """Write the figures down; the file, and the notes with why not if that failed."""
+    from agent import places
+    from agent.catalog.measurements import save
+
+    folder = places.measurements_folder()
+    try:
+        return str(save(folder, outcome.measurements)), outcome.notes
+    except OSError as error:
+        note = f"the figures could not be kept in {folder}: {error.strerror}; run it as the daemon's user"
+        return "", (*outcome.notes, note)
+
+
+def _warn_of_daemon(config: "Config") -> None:
+    from agent import places
+    from agent.cli.socket_client import SocketClient
+    from agent.errors import TampuError
+
+    try:
+        SocketClient(places.socket_to_ask(config.api.socket)).get_json(HEALTH)
+    except TampuError:
+        return
+    warning = "a running tampu shares the cores: figures will be low; stop it first"
+    print(f"tampu: {warning}", file=sys.stderr)
+
+
+def _seconds(text: str) -> float:
+    """Raises ArgumentTypeError, which argparse turns into a usage error."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text}: {MIN_SECONDS:.0f} to {MAX_SECONDS:.0f} seconds")
+    return seconds
