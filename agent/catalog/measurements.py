@@ -27,6 +27,11 @@ DISTURBING_CORES = 0.3
 PROMPT_TOKENS, ANSWER_TOKENS = 200, 100
 
 
+def request_s(prefill_tok_s: float, decode_tok_s: float) -> float:
+    """Seconds for a usual request at these rates."""
+    return PROMPT_TOKENS / max(prefill_tok_s, 1e-9) + ANSWER_TOKENS / max(decode_tok_s, 1e-9)
+
+
 class Speed(Struct, frozen=True, kw_only=True):
     """One way to run a model, in tokens per second. `n_batch` is the rows of a prefill step,
     `n_gpu_layers` what was offloaded to `device` (a name of ggml's registry; "" for the CPU)."""
@@ -42,7 +47,7 @@ class Speed(Struct, frozen=True, kw_only=True):
     @property
     def request_s(self) -> float:
         """Seconds for a usual request, alone on the box."""
-        return PROMPT_TOKENS / max(self.prefill_tok_s, 1e-9) + ANSWER_TOKENS / max(self.decode_tok_s, 1e-9)
+        return request_s(self.prefill_tok_s, self.decode_tok_s)
 
 
 class Bandwidth(Struct, frozen=True, kw_only=True):
@@ -92,19 +97,23 @@ def load(folder: Path, box: str, build: str, model_key: str) -> Measurements | N
     """What was measured of this model here, or None. A file that is damaged, too large, of another
     format or of something else is left alone and said in the log. Raises nothing."""
     path = file_of(folder, box, build, model_key)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        log.warning("%s cannot be read: %s", path, error.strerror)
+    if (content := _content(path)) is None:
         return None
     found = _decoded(content)
     if found is None or (found.box, found.build, found.model_key) != (box, build, model_key):
         log.warning("%s holds no measurements of this version; run: tampu bench", path)
         return None
     return found
+
+
+def load_all(folder: Path, box: str, build: str) -> tuple[Measurements, ...]:
+    """What was measured here of whatever model, the newest first. Raises nothing."""
+    try:
+        found = [_decoded(content) for path in _by_age(folder)[:MAX_FILES] if (content := _content(path))]
+    except OSError as error:
+        log.warning("%s cannot be read: %s", folder, error.strerror)
+        return ()
+    return tuple(one for one in found if one and (one.box, one.build) == (box, build))
 
 
 def save(folder: Path, measurements: Measurements) -> Path:
@@ -150,6 +159,18 @@ def speed_for(
     if n_batch is None:
         return max(same, key=lambda speed: speed.prefill_tok_s, default=None)
     return min(same, key=lambda speed: abs(speed.n_batch - n_batch), default=None)
+
+
+def _content(path: Path) -> bytes | None:
+    """At most one byte more than a file may have; None without one that can be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error.strerror)
+        return None
 
 
 def _decoded(content: bytes) -> Measurements | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from agent.catalog.measurements import Measurements, Speed
+from agent.catalog.measurements import PROMPT_TOKENS, Measurements, request_s, speed_for
 from agent.catalog.shape import Shape
 from agent.catalog.way import Way, offloaded_share
 
@@ -25,8 +25,6 @@ LEAST_BANDWIDTH = 1 * GB
 DECODE_EFFICIENCY = 0.6
 # A GPU that shares the memory of the box gets more of it; one with its own has another kind of it.
 UNIFIED_GPU_FACTOR, OWN_GPU_BANDWIDTH = 2.0, 150 * GB
-# A typical request, by which ways are compared: tokens of its prompt that are not cached, and of its answer.
-PROMPT_TOKENS, ANSWER_TOKENS = 200, 64
 # Computing rows of a prompt together is faster than one by one: several times with a repacked model.
 PREFILL_FACTOR, REPACKED_PREFILL_FACTOR = 2.5, 5.0
 
@@ -40,29 +38,22 @@ class Pace(Struct, frozen=True, kw_only=True):
 
     @property
     def request_s(self) -> float:
-        """How long a typical request takes."""
-        return PROMPT_TOKENS / self.prefill_tok_s + ANSWER_TOKENS / self.decode_tok_s
+        """How long a usual request takes."""
+        return request_s(self.prefill_tok_s, self.decode_tok_s)
 
 
 def pace_of(
     shape: Shape, way: Way, features: Iterable[str], measured: Sequence[Measurements], key: str
 ) -> Pace:
     """The measured pace of exactly this way and model, else an estimate."""
+    is_partial = way.n_gpu_layers > 0
     for measurements in measured:
-        if measurements.model_key == key and (speed := find(measurements.speeds, way)):
+        if measurements.model_key != key or is_partial:
+            continue
+        speed = speed_for(measurements, way.n_threads, way.is_repacked, way.device, way.n_batch)
+        if speed:
             return Pace(prefill_tok_s=speed.prefill_tok_s, decode_tok_s=speed.decode_tok_s, is_measured=True)
     return estimate(shape, way, bandwidth_of(way, features, measured))
-
-
-def find(speeds: Iterable[Speed], way: Way) -> Speed | None:
-    """What was measured of this way; of several sizes of step the one nearest to it."""
-    alike = [
-        speed
-        for speed in speeds
-        if (speed.n_threads, speed.is_repacked, speed.device) == (way.n_threads, way.is_repacked, way.device)
-        and bool(speed.n_gpu_layers) == bool(way.n_gpu_layers)
-    ]
-    return min(alike, key=lambda speed: abs(speed.n_batch - way.n_batch), default=None)
 
 
 def bandwidth_of(way: Way, features: Iterable[str], measured: Sequence[Measurements]) -> float:
