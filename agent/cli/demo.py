@@ -67,7 +67,7 @@ def _ensure_model(args: argparse.Namespace) -> Path:
     from agent import config_file, places
     from agent.catalog.manifest import load_manifest
     from agent.catalog.store import FileState, Store
-    from agent.cli.models import Meter
+    from agent.cli.meter import Meter
 
     checkout = Path(__file__).parents[2] / "models"
     in_checkout = (checkout / "manifest.yaml").is_file()

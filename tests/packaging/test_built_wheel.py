@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_FILES = {"agent/data/manifest.yaml", "agent/data/tampu.yaml", "agent/data/tampu.service"}
+DATA_FILES = {
+    f"agent/data/{name}" for name in ("manifest.yaml", "manifest.schema.json", "tampu.yaml", "tampu.service")
+}
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 pytestmark = pytest.mark.timeout(180)

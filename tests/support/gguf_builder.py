@@ -4,10 +4,10 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-U8, U16, U32, F32, BOOL, STRING, ARRAY, U64 = 0, 2, 4, 6, 7, 8, 9, 10
+U8, U16, U32, I32, F32, BOOL, STRING, ARRAY, U64 = 0, 2, 4, 5, 6, 7, 8, 9, 10
 F32_TENSOR, Q4_1_TENSOR = 0, 3
 
-FORMATS = {U8: "B", U16: "H", U32: "I", F32: "f", BOOL: "?", U64: "Q"}
+FORMATS = {U8: "B", U16: "H", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q"}
 
 
 class Key(NamedTuple):
@@ -36,6 +36,16 @@ DEFAULT_KEYS = (
     Key("tokenizer.ggml.tokens", STRING, ["<s>", "</s>", "a", "b"]),
     Key("tokenizer.ggml.token_type", U32, [3, 3, 1, 1]),
 )
+# What every model says of itself, and what most do.
+MODEL_KEYS = (
+    Key("general.architecture", STRING, "llama"),
+    Key("general.name", STRING, "Tiny Model"),
+    Key("general.license", STRING, "mit"),
+    Key("general.file_type", U32, 3),
+    Key("llama.block_count", U32, 2),
+    Key("llama.context_length", U32, 2048),
+    Key("tokenizer.chat_template", STRING, "{{ messages }}"),
+)
 DEFAULT_TENSORS = (
     Tensor("output_norm.weight", (8,), F32_TENSOR, 32),
     Tensor("token_embd.weight", (32, 4), Q4_1_TENSOR, 80),
@@ -55,11 +65,11 @@ def build(
     pack = _Packer(byte_order)
     head = magic + pack.number(U32, version) + pack.number(U64, len(tensors)) + pack.number(U64, len(keys))
     head += b"".join(pack.key(key) for key in keys)
-    data = b""
+    infos, end = [], 0
     for tensor in tensors:
-        head += pack.tensor(tensor, len(data))
-        data += _pad(bytes(tensor.data_bytes), alignment)
-    return _pad(head, alignment) + data if tensors else head
+        infos.append(pack.tensor(tensor, end))
+        end += -(-tensor.data_bytes // alignment) * alignment
+    return _pad(head + b"".join(infos), alignment) + bytes(end) if tensors else head
 
 
 class _Packer:

@@ -8,8 +8,8 @@ from typing import Any
 
 def satisfies(value: Any, schema: Any, root: Any, met: tuple[str, ...] = ()) -> bool:
     """True when the value is valid. `root` is where references begin; `met` those that led to this value."""
-    if schema is True:
-        return True
+    if isinstance(schema, bool):
+        return schema
     if "$ref" in schema:
         if schema["$ref"] in met:
             return False  # it would only be valid because it is
@@ -77,6 +77,8 @@ def _is_string(value: str, schema: Any) -> bool:
     if schema.get("format") == "uuid" and not re.fullmatch(
         r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value
     ):
+        return False
+    if "pattern" in schema and not re.search(schema["pattern"], value):
         return False
     return bool(schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)))
 

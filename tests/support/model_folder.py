@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.catalog.entries import ChatTemplate, Model, Variant
 from agent.catalog.ggml_types import GGML_TYPES
 from agent.catalog.gguf import GgufHeader, TensorInfo
-from agent.catalog.manifest import ChatTemplate, Manifest, Model, Variant
+from agent.catalog.manifest import Manifest
 from agent.catalog.placement import Placement, Resources, place
+from agent.catalog.shelf import Shelf
 from agent.catalog.store import Store
 from agent.config import Config, Engine, Models
-from agent.errors import ModelFileError
 
 BY_NAME = {kind.name: kind for kind in GGML_TYPES.values()}
 # The type most weights of a quant have.
@@ -28,13 +29,24 @@ class Size(NamedTuple):
 SMALL = Size()
 
 
+class Headers(Shelf):
+    """Has the headers of files that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: dict[str, GgufHeader] = {}
+
+    def header(self, path: Path, remedy: str = "") -> GgufHeader:
+        return self.by_name[path.name] if path.name in self.by_name else super().header(path)
+
+
 class Folder:
     """Models in order of preference, each with quants; every file is there unless it is left out."""
 
     def __init__(self, folder: Path, **models: tuple[str, ...]) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._headers: dict[str, GgufHeader] = {}
+        self._headers = Headers()
         self._models: list[Model] = []
         for name, quants in models.items():
             self.add(name, quants)
@@ -69,12 +81,7 @@ class Folder:
         wanted = Models(folder=str(self.folder), **models)  # type: ignore[arg-type]
         config = Config(models=wanted, engine=engine)
         manifest = Manifest(self.folder / "manifest.yaml", tuple(self._models))
-        return place(config, manifest, Store(self.folder), resources, self._read)
-
-    def _read(self, path: Path) -> GgufHeader:
-        if path.name not in self._headers:
-            raise ModelFileError(f"{path}: not a GGUF file")
-        return self._headers[path.name]
+        return place(config, manifest, Store(self.folder), resources, self._headers)
 
     def _variant(self, name: str, quant: str, size: Size) -> Variant:
         header = header_of(quant, size)
@@ -82,12 +89,12 @@ class Folder:
         num_bytes = header.data_offset + sum(tensor.num_bytes for tensor in header.tensors)
         with (self.folder / file).open("wb") as hole:
             hole.truncate(num_bytes)
-        self._headers[file] = header
+        self._headers.by_name[file] = header
         return Variant(
             quant=quant,
             file=file,
             file_bytes=num_bytes,
-            sha256=f"{len(self._headers):064x}",
+            sha256=f"{len(self._headers.by_name):064x}",
             layers=size.layers,
             kv_bytes_per_token=size.layers * 2 * size.width // 4 * 2,
         )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.catalog import gguf
-from agent.catalog.gguf import TensorInfo, read_header
+from agent.catalog import gguf_bytes
+from agent.catalog.gguf import COPY_AGAIN, TensorInfo, read_header
 from agent.errors import ModelFileError
 from tests.support.gguf_builder import (
     DEFAULT_KEYS,
@@ -158,10 +158,56 @@ def test_counts_that_no_real_file_has_are_refused_at_once(written) -> None:
 
 def test_a_header_is_never_read_past_its_bound(written, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even when the file is longer."""
-    monkeypatch.setattr(gguf, "MAX_HEADER_BYTES", 4096)
+    monkeypatch.setattr(gguf_bytes, "MAX_HEADER_BYTES", 4096)
     content = build([Key("a", U8, [0] * 8192)])
 
     assert "a header of more than 4096 bytes" in refusal(written(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (build([Key("general.alignment\0", U32, 64)]), "a metadata key with a zero byte in it"),
+        (build(tensors=[Tensor("t\0u", (8,), F32_TENSOR, 32)]), "a tensor name with a zero byte in it"),
+        (build([Key("general.alignment", U32, 4)], alignment=4), "an alignment of 4 is no multiple of 8"),
+        (build(tensors=[Tensor("", (8,), F32_TENSOR, 32)]), "a tensor without a name"),
+    ],
+)
+def test_what_llama_cpp_would_read_otherwise_than_we_do_is_refused(
+    written, content: bytes, reason: str
+) -> None:
+    """It compares names up to their first zero byte, and would find an alignment we have not seen."""
+    assert reason in refusal(written(content))
+
+
+@pytest.mark.parametrize("words", [["a", "b", "a"], ["a", "a\0b"]])
+def test_a_vocabulary_with_the_same_token_twice_is_refused(written, words: list[str]) -> None:
+    """llama.cpp ends the process there; it reads a token up to its first zero byte."""
+    content = build([Key("tokenizer.ggml.tokens", STRING, words)])
+
+    assert "two tokens of the vocabulary are the same" in refusal(written(content))
+
+
+def test_empty_tokens_and_the_same_merge_twice_are_no_damage(written) -> None:
+    """llama.cpp gives empty tokens a name by their number."""
+    tokens = Key("tokenizer.ggml.tokens", STRING, ["", "a", "", "\0"])
+
+    assert read_header(written(build([tokens, Key("tokenizer.ggml.merges", STRING, ["a b", "a b"])])))
+
+
+def test_the_texts_that_are_kept_are_bounded_together(written) -> None:
+    """A thousand long keys are no reason to fill a small board's memory."""
+    keys = [Key(f"{number:04}" + "k" * 8000, STRING, "v" * 4096) for number in range(500)]
+
+    assert "bytes of keys and values" in refusal(written(build(keys)))
+
+
+def test_a_file_that_no_manifest_knows_has_another_remedy(written) -> None:
+    """`tampu models fetch` would not bring it back."""
+    path = written(build()[:-40])
+
+    with pytest.raises(ModelFileError, match=r"copy it again from where it came from$"):
+        read_header(path, COPY_AGAIN)
 
 
 def test_a_vocabulary_of_262144_words_is_skipped_in_half_a_second(written) -> None:

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from agent.catalog import manifest as module
-from agent.catalog.manifest import IN_CHECKOUT, load_manifest
+from agent.catalog.entries import Conversion, Origin, Quality
+from agent.catalog.manifest import IN_CHECKOUT, encode, load_manifest, read_models, schema
 from agent.errors import ManifestError
+from tests.support.json_schema import satisfies
 
 VARIANT = {
     "quant": "Q4_1",
@@ -125,6 +127,9 @@ def test_what_was_read_cannot_be_changed(written) -> None:
             [MODEL, {**OTHER, "variants": [VARIANT]}],
             "models[].variants[].file: 'small.Q4_1.gguf' is there more",
         ),
+        ([{**MODEL, "roles": []}], "models[0].roles: expected `array` of length >= 1"),
+        ([{**MODEL, "roles": ["embed"]}], "models[].default: small does not chat; mark one that does"),
+        ([{**MODEL, "n_params": 0}], "models[0].n_params: expected `int` >= 1"),
         ([{**MODEL, "name": "auto"}], "models[].name: 'auto' stands for the default"),
     ],
 )
@@ -173,3 +178,124 @@ def test_a_missing_manifest_names_the_setting(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.yaml") == (
         "cannot be read (No such file or directory); name an existing manifest with models.manifest"
     )
+
+
+FULL = {
+    **VARIANT,
+    "min_features": ["avx2", "fma"],
+    "quality": {
+        "perplexity": 14.25,
+        "kl_divergence": 0.031,
+        "reference": "the F16 file",
+        "corpus": "wikitext-2 test, 100 chunks of 512",
+    },
+    "origin": {"repository": "https://example.org/small", "revision": "0f1e2d3", "licence": "Apache-2.0"},
+    "conversion": {"tool": "llama-quantize", "version": "b4500", "command": "Q4_1", "imatrix": "notes.txt"},
+}
+
+
+def test_a_variant_may_say_what_it_needs_where_it_is_from_and_what_it_lost(written) -> None:
+    """All of it is optional; what is there is a record."""
+    plain, full = (
+        load_manifest(written([{**MODEL, "n_params": 135, "variants": [variant]}])).model()
+        for variant in (VARIANT, FULL)
+    )
+
+    assert plain.preferred.min_features == ()
+    assert (plain.preferred.quality, plain.preferred.origin, plain.preferred.conversion) == (None,) * 3
+    assert full.n_params == 135
+    assert full.preferred.min_features == ("avx2", "fma")
+    assert full.preferred.quality == Quality(**FULL["quality"])
+    assert full.preferred.origin == Origin(**FULL["origin"])
+    assert full.preferred.conversion == Conversion(**FULL["conversion"])
+
+
+def test_a_model_for_embeddings_has_no_chat_template(written) -> None:
+    """And its file's header says what a token takes of the cache."""
+    model = {key: value for key, value in OTHER.items() if key != "chat_template"}
+    variant = {key: value for key, value in VARIANT.items() if key != "kv_bytes_per_token"}
+
+    found = load_manifest(written([{**model, "roles": ["embed"], "variants": [variant]}])).model("other")
+
+    assert found.roles == ("embed",)
+    assert found.prompt_format is None
+    assert found.preferred.kv_bytes_per_token is None
+    assert load_manifest(written([MODEL])).model().prompt_format == "chatml"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"quality": {"corpus": "x"}}, "quality: neither `perplexity` nor `kl_divergence` is there"),
+        ({"quality": {"kl_divergence": 0.1}}, "quality: `kl_divergence` is from something: name it"),
+        ({"quality": {"perplexity": 0}}, "quality.perplexity: expected `float` > 0.0"),
+        ({"quality": {"perplexity": float("inf")}}, "quality.perplexity: expected `float` <= 1000000000.0"),
+        ({"quality": {"perplexity": float("nan")}}, "quality.perplexity: expected `float`"),
+        ({"min_features": ["AVX 2"]}, "min_features[0]: expected `str` matching regex"),
+        ({"origin": {"repository": "x"}}, "origin: the key `revision` is missing"),
+        ({"conversion": {"tool": "x", "version": "1", "date": "y"}}, "conversion: unknown key `date`"),
+    ],
+)
+def test_a_wrong_fact_about_a_file_is_named(written, changes: dict[str, object], reason: str) -> None:
+    """A measurement needs a number, and a divergence something it is from."""
+    variant = {**VARIANT, **changes}
+
+    assert refusal(written([{**MODEL, "variants": [variant]}])).startswith(f"models[0].variants[0].{reason}")
+
+
+def test_what_is_written_is_read_again(written, tmp_path: Path) -> None:
+    """Texts that look like something else in YAML included."""
+    models = load_manifest(written([{**MODEL, "licence": "1.0", "variants": [FULL]}, OTHER])).models
+    path = tmp_path / "again.yaml"
+    path.write_bytes(encode(models))
+
+    assert read_models(path) == models
+
+
+def test_the_published_schema_is_the_one_of_the_program() -> None:
+    """models/manifest.schema.json is what `tampu models schema` prints."""
+    assert (IN_CHECKOUT.parent / "manifest.schema.json").read_bytes() == schema()
+
+
+def test_the_published_schema_takes_our_manifest_and_no_other_key() -> None:
+    """An editor that knows JSON schema says what the daemon would say."""
+    rules = msgspec.json.decode(schema())
+    manifest = yaml.safe_load(IN_CHECKOUT.read_bytes())
+
+    assert satisfies(manifest, rules, rules)
+    manifest["models"][0]["licens"] = "MIT"
+    assert not satisfies(manifest, rules, rules)
+    assert not satisfies({"version": 1, "models": [{**MODEL, "name": "Small"}]}, rules, rules)
+    assert satisfies({"version": 1, "models": [{**MODEL, "variants": [FULL]}]}, rules, rules)
+
+
+def test_models_added_to_a_box_come_after_those_of_the_manifest(written, tmp_path: Path) -> None:
+    """They can be named, and are told apart."""
+    manifest = load_manifest(written([MODEL]))
+    other = load_manifest(written([OTHER])).models
+
+    merged = manifest.with_added(tmp_path / "added.yaml", other)
+
+    assert [model.name for model in merged.models] == ["small", "other"]
+    assert merged.added == ("other",)
+    assert merged.model() == manifest.model()
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({**OTHER, "name": "small"}, "models[].name: 'small' is there more than once"),
+        ({**OTHER, "variants": [VARIANT]}, "models[].variants[].file: 'small.Q4_1.gguf' is there more"),
+        ({**OTHER, "default": True}, "other: only the manifest has a default; drop the key"),
+    ],
+)
+def test_an_added_model_cannot_take_the_place_of_another(
+    written, tmp_path: Path, model: dict[str, object], reason: str
+) -> None:
+    """The file that adds it is named."""
+    manifest, added = load_manifest(written([MODEL])), load_manifest(written([model])).models
+
+    with pytest.raises(ManifestError) as refused:
+        manifest.with_added(tmp_path / "added.yaml", added)
+
+    assert str(refused.value).startswith(f"{tmp_path / 'added.yaml'}: {reason}")

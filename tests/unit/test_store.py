@@ -137,14 +137,16 @@ def test_a_whole_file_is_verified_with_its_header(store: Store, cached: Path, ca
 )
 def test_a_file_that_is_not_whole_is_told_apart(store: Store, content: bytes | None, reason: str) -> None:
     """Missing, truncated, too long, changed, something else: each has its sentence."""
+    source = PypiSource(pypi="a", version="1", wheel_bytes=1, wheel_sha256="ab" * 32, member=MEMBER)
+    variant = variant_of(CONTENT, source)
     store.folder.mkdir()
     if content is not None:
-        store.locate(VARIANT).write_bytes(content)
+        store.locate(variant).write_bytes(content)
 
     with pytest.raises(ModelFileError) as refused:
-        store.verify(VARIANT)
+        store.verify(variant)
 
-    assert str(refused.value).startswith(f"{store.locate(VARIANT)}: {reason}")
+    assert str(refused.value).startswith(f"{store.locate(variant)}: {reason}")
 
 
 def test_a_cached_file_is_copied_into_place(store: Store, cache: Path, cached: Path) -> None:

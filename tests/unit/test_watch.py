@@ -103,6 +103,16 @@ def test_a_change_of_the_manifest_is_noticed(tmp_path: Path, calls: Calls) -> No
 
 
 @pytest.mark.usefixtures("watching")
+def test_a_model_that_gets_a_name_is_noticed(folder: Path, calls: Calls) -> None:
+    """`tampu models add` writes the list of what was added last, and in one step."""
+    (folder / ".added.yaml.part").write_text("version: 1")
+    assert calls.stay(0)
+
+    (folder / ".added.yaml.part").rename(folder / "added.yaml")
+    assert calls.reach(1)
+
+
+@pytest.mark.usefixtures("watching")
 def test_many_changes_in_a_row_are_not_many_calls(folder: Path, calls: Calls) -> None:
     """A file that is being copied is not announced block by block."""
     with (folder / "new.gguf").open("wb", buffering=0) as file:
