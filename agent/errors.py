@@ -5,6 +5,7 @@
     |-- BrokerError                 the broker cannot be spoken to
     |-- ManifestError               the model manifest is wrong
     |-- ModelFileError              a model file is missing, damaged or cannot be fetched
+    |-- ProbeError                  a recording of a box cannot be used, or the box does not answer
     |-- EngineProtocolError         the engine process said something unexpected
     |-- DaemonUnreachable           no daemon answers on the socket       exit 69
     `-- RequestError                a request ends without an answer; has a wire code:
@@ -50,6 +51,10 @@ class ManifestError(TampuError):
 
 class ModelFileError(TampuError):
     """A model file is missing, damaged or cannot be fetched; the text names the file and the remedy."""
+
+
+class ProbeError(TampuError):
+    """A recording of a box cannot be used; the text names it and what to record."""
 
 
 class EngineProtocolError(TampuError):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from agent.hardware.text import read, read_int
+
 V2 = Path("sys/fs/cgroup")
 V1_MEMORY = Path("sys/fs/cgroup/memory")
 V1_CPU = Path("sys/fs/cgroup/cpu")
@@ -24,10 +26,7 @@ def cpu_v1_folders(root: Path) -> list[Path]:
 
 def _folders(root: Path, base: Path, controller: str) -> list[Path]:
     """From our own folder to `base`. In a container `base` is our own and what lies between is not there."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
+    lines = read(root / "proc/self/cgroup").splitlines()
     # Each line: a hierarchy's number, its controllers (none: v2), our path in it.
     rows = [line.split(":", 2) for line in lines if line.count(":") >= 2]
     path = next((path for _, names, path in rows if controller in names.split(",")), None)
@@ -39,19 +38,16 @@ def _folders(root: Path, base: Path, controller: str) -> list[Path]:
 
 def read_number(path: Path) -> int | None:
     """The number in a file; None for `max`, a missing file or anything else."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+    return read_int(path)
 
 
 def read_table(path: Path) -> dict[str, int]:
     """A file of lines `name number`, as memory.stat, memory.events and vmstat are; empty without it."""
     table = {}
     try:
-        for line in path.read_text().splitlines():
+        for line in read(path).splitlines():
             name, _, value = line.partition(" ")
             table[name] = int(value)
-    except (OSError, ValueError):
+    except ValueError:
         return {}
     return table

@@ -22,8 +22,10 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
 
 class Cpu(Struct, frozen=True, kw_only=True):
-    """`features` are those that every CPU has, by the usual names (hardware/features.py); `cpus` counts
-    hardware threads that are online, `cores` physical cores."""
+    """`arch` is the kernel's, as `uname -m` writes it on Linux (macOS's arm64 is aarch64); `features` are
+    those that every CPU has, by the usual names (hardware/features.py); `cpus` counts hardware threads
+    that are online, `cores` physical cores, `offline` CPUs that are present and switched off. `is_64bit`:
+    the cores could run a 64-bit system, whatever runs now (None: nothing tells)."""
 
     arch: str
     vendor: str = ""
@@ -33,6 +35,8 @@ class Cpu(Struct, frozen=True, kw_only=True):
     cpus: int = 1
     cores: int = 1
     clusters: tuple[Cluster, ...] = ()
+    offline: int = 0
+    is_64bit: bool | None = None
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -46,8 +50,8 @@ class Memory(Struct, frozen=True, kw_only=True):
 
 
 class Board(Struct, frozen=True, kw_only=True):
-    """From the device tree or DMI. `family` is one of ours: raspberry-pi, jetson, rockchip, mac, ...;
-    `release` the vendor's system release (Jetson Linux R36.4.7)."""
+    """From the device tree or DMI. `family` is one of ours (hardware/families.py): raspberry-pi, jetson,
+    rockchip, apple, pc, ...; `release` the vendor's system release (Jetson Linux R36.4.7)."""
 
     name: str = ""
     vendor: str = ""

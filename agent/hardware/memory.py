@@ -26,7 +26,7 @@ class Room(NamedTuple):
 
 def rooms(root: Path = ROOT) -> tuple[Room, ...]:
     """The box first, then every cgroup above us that has a limit. Raises OSError without /proc."""
-    return (_box(root), *_cgroup_rooms(root))
+    return (_box(root), *cgroup_rooms(root))
 
 
 def _box(root: Path) -> Room:
@@ -41,7 +41,8 @@ def _box(root: Path) -> Room:
     return Room(kilobytes(available), kilobytes(table["MemTotal"]))
 
 
-def _cgroup_rooms(root: Path) -> Iterator[Room]:
+def cgroup_rooms(root: Path) -> Iterator[Room]:
+    """Every cgroup above us that has a limit, innermost first."""
     for folder in cgroup_folders(root):
         limits = [read_number(folder / name) for name in ("memory.max", "memory.high")]
         limit = min((number for number in limits if number is not None), default=None)
