@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from typing import TextIO
 
 from agent.answer import Answer
 from agent.config import Log
@@ -44,6 +45,11 @@ def set_up(config: Log) -> None:
     # Per-connection chatter of the libraries helps nobody here.
     for name in ("uvicorn", "watchdog", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def is_coloured(out: TextIO) -> bool:
+    """May what is written there be coloured: a terminal, and nobody who asked for none (no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def log_answer(front: str, answer: Answer) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from agent.errors import ConfigError
 
 ENV_CONFIG = "TAMPU_CONFIG"
+# Where systemd/tampu.service has them.
+SYSTEM_SOCKET = Path("/run/tampu/tampu.sock")
+SYSTEM_STATE = Path("/var/lib/tampu")
 
 
 def runtime_folder() -> Path:
@@ -21,9 +24,14 @@ def runtime_folder() -> Path:
 
 def socket_to_ask(path: str) -> str:
     """Where a person's command finds the daemon: their own, else the system's if only that is there."""
-    system = Path("/run/tampu/tampu.sock")
     is_default = Path(path) == runtime_folder() / "tampu.sock"
-    return str(system) if is_default and not os.path.lexists(path) and system.parent.is_dir() else path
+    is_ours_missing = is_default and not os.path.lexists(path)
+    return str(SYSTEM_SOCKET) if is_ours_missing and SYSTEM_SOCKET.parent.is_dir() else path
+
+
+def is_system_socket(path: str) -> bool:
+    """True for the socket of the daemon that systemd starts."""
+    return Path(path) == SYSTEM_SOCKET
 
 
 def state_folder() -> Path:
@@ -31,7 +39,7 @@ def state_folder() -> Path:
     if given := os.environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0])
     if os.geteuid() == 0:
-        return Path("/var/lib/tampu")
+        return SYSTEM_STATE
     if sys.platform == "darwin":
         return _home() / "Library" / "Application Support" / "tampu"
     return Path(os.environ.get("XDG_STATE_HOME", str(_home() / ".local" / "state"))) / "tampu"

@@ -26,9 +26,9 @@ class SocketClient:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def get_json(self, route: str) -> bytes:
+    def get_json(self, route: str, timeout_s: float = STATUS_TIMEOUT_S) -> bytes:
         """The JSON of a route."""
-        with self._response("GET", route, timeout_s=STATUS_TIMEOUT_S) as response:
+        with self._response("GET", route, timeout_s=timeout_s) as response:
             return response.read()
 
     def post_json(self, route: str, body: bytes) -> bytes:

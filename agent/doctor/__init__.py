@@ -1,1 +1,1 @@
-"""What is wrong with the box, the build and the choice, as findings with remedies."""
+"""What `tampu doctor` looks at, and what it says."""

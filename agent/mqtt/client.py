@@ -52,6 +52,14 @@ class ClosedUnheard(BrokerError):
     """The broker did not answer CONNECT: some close, and some wait for ever, on versions they do not know."""
 
 
+class ConnectRefused(BrokerError):
+    """The broker answered CONNECT with a no; `code` is its reason code (MQTT 5, 3.2.2.2)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ConnectionLost(BrokerError):
     """The connection ended before the broker acknowledged."""
 
@@ -102,6 +110,17 @@ class _Client(paho.Client):
             return self._send_puback(mid)
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes when the handshake fails; paho leaves that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class Connection:
     """`on_message` is called on the loop for every publish that arrives, in order."""
 
@@ -109,15 +128,23 @@ class Connection:
         self,
         settings: Mqtt,
         client_id: str,
-        will: Publish,
+        will: Publish | None,
         is_v5: bool,
         on_message: Callable[[Incoming], None],
+        *,
+        keeps_session: bool = True,
+        timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        """Raises BrokerError when TLS files cannot be used, ConfigError when the password file cannot."""
+        """Raises BrokerError when TLS files cannot be used, ConfigError when the password file cannot.
+
+        `keeps_session`: the broker is to remember us for a while; `timeout_s` bounds each step of `open`.
+        """
         self.is_v5 = is_v5
         self.max_publish_bytes = MAX_PUBLISH_BYTES - PUBLISH_OVERHEAD_BYTES
         self._settings = settings
         self._on_message = on_message
+        self._keeps_session = keeps_session
+        self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[int] = self._loop.create_future()
@@ -135,14 +162,14 @@ class Connection:
         # connect() resolves, connects and shakes hands with TLS, all blocking.
         self._connecting = asyncio.ensure_future(asyncio.to_thread(self._connect_blocking))
         try:
-            await asyncio.wait_for(asyncio.shield(self._connecting), CONNECT_TIMEOUT_S * 2)
+            await asyncio.wait_for(asyncio.shield(self._connecting), self._timeout_s * 2)
             self._client.loop_start()
         except TimeoutError as error:
             raise BrokerError(f"the broker at {host}:{port} does not answer") from error
         except (OSError, ValueError) as error:
             raise BrokerError(f"the broker at {host}:{port} cannot be reached: {error}") from error
         try:
-            await asyncio.wait_for(asyncio.shield(self._connected), CONNECT_TIMEOUT_S)
+            await asyncio.wait_for(asyncio.shield(self._connected), self._timeout_s)
         except TimeoutError as error:
             raise ClosedUnheard(f"the broker at {host}:{port} does not answer CONNECT") from error
 
@@ -194,27 +221,28 @@ class Connection:
 
     # ---- paho --------------------------------------------------------------------------------
 
-    def _make_client(self, client_id: str, will: Publish) -> paho.Client:
+    def _make_client(self, client_id: str, will: Publish | None) -> paho.Client:
         client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if self.is_v5 else MQTTProtocolVersion.MQTTv311,
-            clean_session=None if self.is_v5 else False,
+            clean_session=None if self.is_v5 else not self._keeps_session,
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.connect_timeout = self._timeout_s
         settings = self._settings
         if settings.username is not None:
             password = read_secret(settings.password_file) if settings.password_file else None
             client.username_pw_set(settings.username, password)
         if settings.tls is not None:
             _set_tls(client, settings)
-        properties = None
-        if self.is_v5:
-            properties = _properties(PacketTypes.WILLMESSAGE)
-            properties.WillDelayInterval = WILL_DELAY_S
-        client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+        if will is not None:
+            properties = None
+            if self.is_v5:
+                properties = _properties(PacketTypes.WILLMESSAGE)
+                properties.WillDelayInterval = WILL_DELAY_S
+            client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
         client.on_connect = self._paho_connect
         client.on_disconnect = self._paho_disconnect
         client.on_message = self._paho_message
@@ -228,10 +256,14 @@ class Connection:
             self._client.connect(settings.host, settings.port, settings.keepalive_s)
             return
         properties = _properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S if self._keeps_session else 0
         properties.MaximumPacketSize = MAX_INCOMING_BYTES
         self._client.connect(
-            settings.host, settings.port, settings.keepalive_s, clean_start=False, properties=properties
+            settings.host,
+            settings.port,
+            settings.keepalive_s,
+            clean_start=not self._keeps_session,
+            properties=properties,
         )
 
     def _close_blocking(self) -> None:
@@ -310,7 +342,7 @@ class Connection:
         if code in _UNSUPPORTED_PROTOCOL:
             self._connected.set_exception(ProtocolRefused(f"the broker refuses this MQTT version ({text})"))
         elif code >= 0x80 or (not self.is_v5 and code):
-            self._connected.set_exception(BrokerError(f"the broker refuses the connection: {text}"))
+            self._connected.set_exception(ConnectRefused(f"the broker refuses the connection: {text}", code))
         else:
             if max_packet_bytes is not None:
                 room = max(max_packet_bytes - PUBLISH_OVERHEAD_BYTES, max_packet_bytes // 2)
@@ -344,6 +376,10 @@ def _set_tls(client: paho.Client, settings: Mqtt) -> None:
     tls = settings.tls
     assert tls is not None
     try:
-        client.tls_set(ca_certs=tls.ca, certfile=tls.cert, keyfile=tls.key, cert_reqs=ssl.CERT_REQUIRED)
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.cert:
+            context.load_cert_chain(tls.cert, tls.key)
     except (OSError, ssl.SSLError, ValueError) as error:
         raise BrokerError(f"mqtt.tls: the files cannot be used: {error}") from error
+    context.sslsocket_class = _TlsSocket
+    client.tls_set_context(context)

@@ -43,12 +43,15 @@ def wait_until(check: Callable[[], Any], what: str, timeout_s: float = STARTS_WI
 class Mosquitto:
     """A broker on a port of its own that survives restarts."""
 
-    def __init__(self, folder: Path, *, persistence: bool = True, extra: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, persistence: bool = True, extra: str = "", is_open: bool = True
+    ) -> None:
         self.port = free_port()
         self._config = folder / "mosquitto.conf"
         user = "user root\n" if os.geteuid() == 0 else ""
+        anonymous = str(is_open).lower()
         self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n{user}"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous {anonymous}\nset_tcp_nodelay true\n{user}"
             f"persistence {str(persistence).lower()}\npersistence_location {folder}/\n"
             f"autosave_interval 1\n{extra}"
         )

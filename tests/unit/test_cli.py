@@ -70,7 +70,7 @@ def test_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert (caught.value.code, capsys.readouterr().out) == (0, f"tampu {__version__}\n")
 
 
-@pytest.mark.parametrize("verb", ["ask", "status", "config", "run"])
+@pytest.mark.parametrize("verb", ["ask", "status", "doctor", "config", "run"])
 def test_the_help_of_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One that could be typed."""
     with pytest.raises(SystemExit) as caught:
