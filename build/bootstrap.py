@@ -17,7 +17,9 @@ from typing import NamedTuple
 import broker
 import corpus
 import lean_wheel
-from environment import LOCK_NAMES, LOGS, PYTHON, ROOT, TAMPU, read_lock, setup
+import targets
+import vulkan
+from environment import LOCK_NAMES, ROOT, Environment, read_lock, setup
 from steps import Trouble, say, say_done
 
 CHECKS = (
@@ -27,6 +29,8 @@ CHECKS = (
 )
 UNIT_TESTS = "tests/unit"
 TEST_TIERS = (UNIT_TESTS, "tests/integration", "tests/model", "tests/packaging")
+# Only with TAMPU_TEST_VULKAN=1: it needs a Vulkan driver, and llama.cpp compiled once more.
+VULKAN_TESTS = "tests/vulkan"
 
 
 class Proof(NamedTuple):
@@ -43,31 +47,57 @@ PROOFS = {
 
 def quickstart(arguments: Sequence[str]) -> int:
     say("Makes .venv, compiles llama.cpp for this CPU (minutes, once), fetches a 98 MB model, starts a demo.")
-    setup("demo")
-    fetch_model()
+    environment = setup("demo")
+    fetch_model(environment)
     sys.stdout.flush()
     os.chdir(ROOT)
+    command = [str(environment.tampu), "demo", *arguments]
     # In our place, so that Ctrl-C and the exit status are the demo's own.
-    os.execve(TAMPU, [str(TAMPU), "demo", *arguments], child_environment())  # noqa: S606 - no shell is wanted
+    os.execve(environment.tampu, command, child_environment())  # noqa: S606 - no shell is wanted
 
 
 def test(arguments: Sequence[str]) -> int:
     """Everything, or what the arguments select. Ends with pytest's summary; fails if anything did."""
-    setup("dev")
+    chosen = [argument for argument in arguments if is_test_path(argument)]
+    on_vulkan = [path for path in chosen if Path(path).is_relative_to(VULKAN_TESTS)]
+    has_vulkan = os.environ.get("TAMPU_TEST_VULKAN") == "1"
+    if on_vulkan and not has_vulkan:
+        raise Trouble("these tests want a Vulkan driver: run 'TAMPU_TEST_VULKAN=1 ./build/test tests/vulkan'")
+    failures = 0
+    if not on_vulkan or len(on_vulkan) < len(chosen):
+        failures = test_here([argument for argument in arguments if argument not in on_vulkan])
+    if has_vulkan and (on_vulkan or not chosen):
+        options = [argument for argument in arguments if argument not in chosen]
+        failures = test_on_vulkan([*(on_vulkan or [VULKAN_TESTS]), *options]) or failures
+    return failures
+
+
+def test_here(arguments: Sequence[str]) -> int:
+    environment = setup("dev")
     chosen = [argument for argument in arguments if is_test_path(argument)]
     if not chosen or any(not Path(path).is_relative_to(UNIT_TESTS) for path in chosen):
         broker.ensure()
-        fetch_model()
-        corpus.ensure(lean_wheel.recipe(read_lock("run")), PYTHON, LOGS / "vocabularies.log")
-    lint = 0 if arguments else run_all(CHECKS)
-    tests = pytest(*([] if chosen else TEST_TIERS), *arguments)
+        fetch_model(environment)
+        recipe = lean_wheel.recipe(read_lock("run"))
+        corpus.ensure(recipe, environment.python, environment.logs / "vocabularies.log")
+    lint = 0 if arguments else run_all(environment, CHECKS)
+    tests = pytest(environment, *([] if chosen else TEST_TIERS), *arguments)
     return tests or lint
 
 
+def test_on_vulkan(arguments: Sequence[str]) -> int:
+    """In a venv of its own, since a venv has one llama.cpp; the first Vulkan device serves as GPU."""
+    vulkan.ensure_lavapipe()
+    environment = Environment(ROOT / ".venv-vulkan", targets.named("vulkan"))
+    environment.setup("dev")
+    fetch_model(environment)
+    return pytest(environment, *arguments, GGML_VK_VISIBLE_DEVICES="0")
+
+
 def check(arguments: Sequence[str]) -> int:
-    setup("dev")
-    lint = run_all(CHECKS)
-    return pytest(UNIT_TESTS, *arguments) or lint
+    environment = setup("dev")
+    lint = run_all(environment, CHECKS)
+    return pytest(environment, UNIT_TESTS, *arguments) or lint
 
 
 def prove(arguments: Sequence[str]) -> int:
@@ -78,13 +108,11 @@ def prove(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in PROOFS:
         raise Trouble(f"there is no proof named {name}: './build/prove' lists them")
-    setup("dev")
-    return call(PYTHON, PROOFS[name].script, *rest)
+    return call(setup("dev").python, PROOFS[name].script, *rest)
 
 
 def fetch_models(arguments: Sequence[str]) -> int:
-    setup("run")
-    fetch_model(*arguments)
+    fetch_model(setup("run"), *arguments)
     return 0
 
 
@@ -106,28 +134,29 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def fetch_model(*arguments: str) -> None:
+def fetch_model(environment: Environment, *arguments: str) -> None:
     """`tampu models fetch` says itself what it does and what is wrong; we only stop where it stops."""
     started = time.monotonic()
-    status = call(TAMPU, "models", "fetch", "--folder", str(ROOT / "models"), *arguments)
+    status = call(environment.tampu, "models", "fetch", "--folder", str(ROOT / "models"), *arguments)
     if status:
         raise SystemExit(status)
     say_done("model", time.monotonic() - started)
 
 
-def run_all(checks: Sequence[Sequence[str]]) -> int:
+def run_all(environment: Environment, checks: Sequence[Sequence[str]]) -> int:
     """Run every check also when one fails, so that one run shows all there is to mend."""
-    return max([call(PYTHON, "-m", *check) for check in checks])
+    return max([call(environment.python, "-m", *check) for check in checks])
 
 
-def pytest(*arguments: str) -> int:
-    return call(PYTHON, "-m", "pytest", *arguments)
+def pytest(environment: Environment, *arguments: str, **variables: str) -> int:
+    return call(environment.python, "-m", "pytest", *arguments, **variables)
 
 
-def call(program: Path, *arguments: str) -> int:
+def call(program: Path, *arguments: str, **variables: str) -> int:
     """Run a program of the venv in the checkout, on this terminal; returns its exit status."""
     sys.stdout.flush()
-    return subprocess.run([program, *arguments], cwd=ROOT, env=child_environment(), check=False).returncode
+    command = [program, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=child_environment() | variables, check=False).returncode
 
 
 def child_environment() -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Builds llama-cpp-python once per kind of machine and keeps the wheel.
+"""Builds llama-cpp-python once per kind of machine and target (targets.yaml), and keeps the wheel.
 
 The published package is source only; its plain build compiles 193 objects, of which Tampu uses 83. The wheel
 is built with GGML_NATIVE (llama.cpp's default), that is, for exactly the CPU it is built on: it uses all that
 CPU has, and dies with SIGILL on an older one. Hence the CPU is part of the cache key: a home directory shared
-by two boards, or a disk moved to another one, gets two wheels.
+by two boards, or a disk moved to another one, gets two wheels. So are the target's flags and tools.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import apt
 import lock_file
 import pip_runner
+import targets
 import toolchain
+import vulkan
 from exclusive import exclusive
 from steps import CommandFailed, Progress, Trouble, run, show_tail
 
@@ -49,11 +52,16 @@ class Recipe:
     """Everything that decides what the wheel contains."""
 
     requirement: str  # the block of the lock: version and hash of the source
-    extra_flags: str  # TAMPU_CMAKE_ARGS, e.g. -DGGML_CUDA=on
+    target: targets.Target
+    extra_flags: str  # TAMPU_CMAKE_ARGS, e.g. -DGGML_LTO=ON
 
     @property
     def version(self) -> str:
         return lock_file.pinned_version(self.requirement)
+
+    @property
+    def flags(self) -> str:
+        return self.target.flags_with(self.extra_flags)
 
     @property
     def inputs(self) -> str:
@@ -61,7 +69,7 @@ class Recipe:
         return json.dumps(
             [
                 self.requirement,
-                self.extra_flags,
+                self.flags,
                 LEAN_FLAGS,
                 LEAN_CMAKE.read_text(),
                 sys.implementation.cache_tag,
@@ -73,13 +81,21 @@ class Recipe:
 
     @property
     def folder(self) -> Path:
-        """The wheel's place in the cache. With the compiler: it decides which C++ library is needed."""
-        digest = hashlib.sha256((self.inputs + toolchain.compiler_version()).encode()).hexdigest()
+        """The wheel's place in the cache. With the compilers: they decide which libraries are needed."""
+        compilers = [toolchain.compiler_version(), *map(toolchain.version_of, self.target.tools)]
+        digest = hashlib.sha256((self.inputs + "".join(compilers)).encode()).hexdigest()
         return cache_root() / "wheels" / f"{self.version}-{sys.implementation.cache_tag}-{digest[:16]}"
 
 
-def recipe(run_lock: str, environ: Mapping[str, str] = os.environ) -> Recipe:
-    return Recipe(lock_file.requirement(run_lock, PACKAGE), environ.get("TAMPU_CMAKE_ARGS", ""))
+def recipe(
+    run_lock: str, environ: Mapping[str, str] = os.environ, target: targets.Target | None = None
+) -> Recipe:
+    """For the target, else for the one TAMPU_TARGET names. Raises Trouble when there is none of that name."""
+    return Recipe(
+        lock_file.requirement(run_lock, PACKAGE),
+        target or targets.chosen(environ),
+        environ.get("TAMPU_CMAKE_ARGS", ""),
+    )
 
 
 def cache_root() -> Path:
@@ -93,6 +109,21 @@ def cached(wanted: Recipe) -> Path | None:
         if recorded.exists() and recorded.read_text() == sha256_of(wheel):
             return wheel
     return None
+
+
+def check(wanted: Recipe) -> None:
+    """Have here what the compilation needs, before the first long step. Raises Trouble."""
+    target = wanted.target
+    toolchain.check_compiler()
+    apt.ensure(f"the target {target.name}", target.build_packages)
+    for tool in target.tools:
+        if not toolchain.find(tool):
+            raise Trouble(
+                f"the target {target.name} needs {tool} and there is none: install {target.tools_come_with}, "
+                "then try again"
+            )
+    if target.headers == "vulkan":
+        vulkan.ensure_headers(cache_root())
 
 
 def build(wanted: Recipe, python: Path, log: Path, progress: Progress) -> Path:
@@ -146,15 +177,21 @@ def _unpacked_source(wanted: Recipe, python: Path, work: Path, log: Path) -> Pat
 
 
 def _build_environment(wanted: Recipe, work: Path) -> dict[str, str]:
-    flags = [*LEAN_FLAGS, f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={LEAN_CMAKE}"]
+    flags = [*LEAN_FLAGS, f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={LEAN_CMAKE}", *place_flags(wanted)]
     return pip_runner.environment() | {
-        "CMAKE_ARGS": f"{shlex.join(flags)} {wanted.extra_flags}",
+        "CMAKE_ARGS": f"{shlex.join(flags)} {wanted.flags}",
+        "PATH": toolchain.search_path(),
         "CMAKE_BUILD_PARALLEL_LEVEL": str(toolchain.parallel_jobs()),
         # /tmp is RAM on many boards, and too small.
         "TMPDIR": str(work),
         # Work folders have new names each time; ccache, where there is one, then sees relative paths.
         "CCACHE_BASEDIR": str(work),
     }
+
+
+def place_flags(wanted: Recipe) -> list[str]:
+    """Where something lies on this box: it decides nothing about the wheel, and is in no key."""
+    return vulkan.header_flags(cache_root()) if wanted.target.headers == "vulkan" else []
 
 
 def _sweep(wheels: Path) -> None:

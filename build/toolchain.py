@@ -34,10 +34,27 @@ def cxx_compiler() -> str | None:
 def compiler_version() -> str:
     """First line of `c++ --version`, empty without a compiler."""
     compiler = cxx_compiler()
-    if compiler is None:
-        return ""
-    answer = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return answer.stdout.partition("\n")[0]
+    return _version(compiler).partition("\n")[0] if compiler else ""
+
+
+def search_path() -> str:
+    """PATH, and the folder where NVIDIA's packages keep nvcc, which is on nobody's PATH at first."""
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"))
+
+
+def find(tool: str) -> str | None:
+    """Where a program besides the C++ compiler is."""
+    return shutil.which(tool, path=search_path())
+
+
+def version_of(tool: str) -> str:
+    """All of `TOOL --version` (nvcc has its number on the fourth line), empty without the tool."""
+    found = find(tool)
+    return _version(found) if found else ""
+
+
+def _version(program: str) -> str:
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def check_compiler() -> None:

@@ -82,7 +82,8 @@ def _fetch_source(recipe: lean_wheel.Recipe, work: Path, logs: Path) -> Path:
 def _compile(source: Path, recipe: lean_wheel.Recipe, work: Path, logs: Path, progress: Progress) -> Path:
     """Returns a folder with nothing but the programs."""
     cmake, objects = str(VENV_BIN / "cmake"), str(work / "objects")
-    flags = [*CMAKE_FLAGS, f"-DCMAKE_MAKE_PROGRAM={VENV_BIN / 'ninja'}", *shlex.split(recipe.extra_flags)]
+    flags = [*CMAKE_FLAGS, f"-DCMAKE_MAKE_PROGRAM={VENV_BIN / 'ninja'}", *lean_wheel.place_flags(recipe)]
+    flags += shlex.split(recipe.flags)
     jobs = str(toolchain.parallel_jobs())
     # Work folders have new names each time; ccache, where there is one, then sees relative paths.
     environment = pip_runner.environment() | {"CCACHE_BASEDIR": str(work)}

@@ -17,13 +17,13 @@ sys.path.insert(0, str(ROOT / "build"))
 sys.path.insert(0, str(ROOT))
 
 import msgspec
-from agent.hardware.probe import probe
 
 from agent.catalog.gguf import GgufHeader, read_header
 from agent.catalog.isa import repack_bytes
 from agent.catalog.shape import shape_of
 from agent.catalog.way import LIBRARY_BYTES, Way, parts
 from agent.engine.messages import Load
+from agent.hardware.probe import probe
 from lean_wheel import cache_root
 from steps import Trouble, say
 from tests.bench.prediction_child import Taken

@@ -14,6 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,7 @@ class Build:
         self.commands: list[str] = []
         environment = self.module("environment")
         lean_wheel = self.module("lean_wheel")
+        monkeypatch.delenv("TAMPU_TARGET", raising=False)
         self.really_cached = lean_wheel.cached
         monkeypatch.setattr(environment, "run", self._make_venv)
         monkeypatch.setattr(environment, "pip", self._note)
@@ -89,11 +91,11 @@ class Build:
 
     def _make_venv(self, command: list[str | Path], log: Path) -> None:
         self.commands.append("venv")
-        bin_folder = self.checkout / ".venv" / "bin"
-        bin_folder.mkdir(parents=True)
-        (bin_folder / "python").touch()
+        venv = Path(command[-1])
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin" / "python").touch()
         version = ".".join(map(str, sys.version_info[:3]))
-        (self.checkout / ".venv" / "pyvenv.cfg").write_text(f"version = {version}\n")
+        (venv / "pyvenv.cfg").write_text(f"version = {version}\n")
 
 
 @pytest.fixture
@@ -257,6 +259,200 @@ def test_another_python_gets_a_new_venv(build: Build) -> None:
     build.setup("run")
     (build.checkout / ".venv" / "pyvenv.cfg").write_text("version = 3.1.0\n")
     assert build.setup("run")[0] == "venv"
+
+
+# Targets other than this CPU.
+
+
+def offload_environment(build: Build) -> Any:
+    venv = build.checkout / ".venv-vulkan"
+    return build.module("environment").Environment(venv, build.module("targets").named("vulkan"))
+
+
+def without_packages(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Debian on which nothing is installed, and where we may not change that."""
+    monkeypatch.setattr(build.module("apt"), "missing", list)
+    monkeypatch.setenv("TAMPU_TEST_NO_APT", "1")
+
+
+def test_another_target_changes_only_llama_cpp(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TAMPU_TARGET exchanges the wheel in .venv, and unset puts the other one back."""
+    monkeypatch.setattr(build.module("apt"), "missing", lambda packages: [])
+    build.setup("dev")
+    monkeypatch.setenv("TAMPU_TARGET", "vulkan")
+    assert build.setup("dev") == [str(build.checkout / "llama.whl")]
+    assert build.setup("dev") == []
+    monkeypatch.delenv("TAMPU_TARGET")
+    assert build.setup("dev") == [str(build.checkout / "llama.whl")]
+
+
+def test_a_venv_for_another_target_lies_beside_the_first(
+    build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tests on a GPU take nothing from .venv and leave it as it is."""
+    monkeypatch.setattr(build.module("apt"), "missing", lambda packages: [])
+    build.setup("dev")
+    environment = offload_environment(build)
+    environment.setup("dev")
+    assert (build.checkout / ".venv-vulkan" / "stamps" / "place").exists()
+    build.commands.clear()
+    capsys.readouterr()
+    environment.setup("dev")
+    assert build.setup("dev") == []
+    assert capsys.readouterr().out == "  .venv-vulkan is up to date\n  .venv is up to date\n"
+
+
+def test_missing_packages_are_named_before_anything_is_begun(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those needed to run it also where the wheel comes from the cache; with the command that brings them."""
+    without_packages(build, monkeypatch)
+    with pytest.raises(build.module("steps").Trouble) as trouble:
+        offload_environment(build).setup("dev")
+    assert str(trouble.value) == (
+        "the target vulkan needs libvulkan1: run 'sudo apt-get install libvulkan1', then try again"
+    )
+    assert build.commands == []
+
+
+def test_what_compiles_it_is_named_before_anything_is_begun(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's packages for Vulkan, with the command; for CUDA the compiler, and what it comes with."""
+    lean_wheel, toolchain = build.module("lean_wheel"), build.module("toolchain")
+    without_packages(build, monkeypatch)
+    monkeypatch.setattr(toolchain, "check_compiler", lambda: None)
+    monkeypatch.setattr(toolchain, "find", lambda tool: None)
+    with pytest.raises(
+        build.module("steps").Trouble, match="needs glslc and spirv-headers and libvulkan-dev"
+    ):
+        lean_wheel.check(wheel_recipe(build.checkout, TAMPU_TARGET="vulkan"))
+    with pytest.raises(build.module("steps").Trouble, match="nvcc and there is none: install nvidia-jetpack"):
+        lean_wheel.check(wheel_recipe(build.checkout, TAMPU_TARGET="cuda-orin"))
+
+
+def test_an_unknown_target_stops_before_anything_is_begun(checkout: Path, tools: Path) -> None:
+    """The sentence lists the names there are."""
+    done = run_script(checkout, "check", tools, TAMPU_PYTHON=sys.executable, TAMPU_TARGET="cuba")
+    assert done.returncode == 1
+    assert done.stderr.startswith("tampu: there is no target cuba: set TAMPU_TARGET to one of cpu, ")
+    assert not (checkout / ".venv").exists()
+
+
+def test_the_tests_on_a_gpu_say_how_to_run_them(checkout: Path, tools: Path) -> None:
+    """Named without the variable they are refused, rather than run against a build that has no GPU."""
+    (checkout / "tests" / "vulkan").mkdir(parents=True)
+    command = [checkout / "build" / "test", "tests/vulkan"]
+    environment = {"PATH": str(tools), "HOME": str(checkout.parent), "TAMPU_PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    assert "run 'TAMPU_TEST_VULKAN=1 ./build/test tests/vulkan'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments", "ran"),
+    [
+        ("", [], ["here"]),
+        ("1", [], ["here", "tests/vulkan"]),
+        ("1", ["tests/unit"], ["here tests/unit"]),
+        ("1", ["tests/vulkan", "-k", "some"], ["tests/vulkan -k some"]),
+        ("1", ["tests/unit", "tests/vulkan", "-x"], ["here tests/unit -x", "tests/vulkan -x"]),
+    ],
+)
+def test_the_tests_on_a_gpu_are_asked_for(
+    build: Build, monkeypatch: pytest.MonkeyPatch, variable: str, arguments: list[str], ran: list[str]
+) -> None:
+    """Only with TAMPU_TEST_VULKAN=1, and then in the venv that has such a llama.cpp."""
+    (build.checkout / "tests" / "unit").mkdir(parents=True)
+    (build.checkout / "tests" / "vulkan").mkdir()
+    bootstrap = build.module("bootstrap")
+    tiers: list[str] = []
+
+    def note(*words: str) -> int:
+        tiers.append(" ".join(words))
+        return 0
+
+    monkeypatch.setenv("TAMPU_TEST_VULKAN", variable)
+    monkeypatch.setattr(bootstrap, "test_here", lambda arguments: note("here", *arguments))
+    monkeypatch.setattr(bootstrap, "test_on_vulkan", lambda arguments: note(*arguments))
+    assert bootstrap.test(arguments) == 0
+    assert tiers == ran
+
+
+# The Vulkan headers.
+
+
+def vulkan_on_an_old_debian(build: Build, monkeypatch: pytest.MonkeyPatch, content: str) -> Any:
+    """The module, with headers of the system that are too old, and Debian 13's having this content."""
+    vulkan = build.module("vulkan")
+    keys = build.checkout / "keys.gpg"
+    keys.touch()
+
+    def run(command: list[str | Path], log: Path, cwd: Path | None = None) -> None:
+        build.commands.append(f"{command[0]} {command[-1]}")
+        if command[-1] == "libvulkan-dev":
+            assert cwd is not None
+            (cwd / "libvulkan-dev_1.4_all.deb").touch()
+        if command[0] == "dpkg":
+            header = Path(command[-1]) / "usr" / "include" / "vulkan" / "vulkan_core.h"
+            header.parent.mkdir(parents=True)
+            header.write_text(content)
+
+    monkeypatch.setattr(vulkan, "run", run)
+    monkeypatch.setattr(vulkan, "_KEYS", keys)
+    monkeypatch.setattr(vulkan, "SYSTEM_INCLUDE", build.checkout)
+    monkeypatch.setattr(vulkan.shutil, "which", lambda name: f"/usr/bin/{name}")
+    return vulkan
+
+
+def test_newer_headers_are_fetched_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By apt into the cache, where CMake is pointed to; afterwards nothing is run."""
+    vulkan = vulkan_on_an_old_debian(build, monkeypatch, "#define VK_EXT_layer_settings 1")
+    cache = build.checkout.parent / "cache"
+    for _ in range(2):
+        vulkan.ensure_headers(cache)
+    assert [command.split()[0] for command in build.commands] == ["apt-get", "apt-get", "dpkg"]
+    (flag,) = vulkan.header_flags(cache)
+    include = Path(flag.removeprefix("-DVulkan_INCLUDE_DIR="))
+    assert include.is_relative_to(cache)
+    assert (include / "vulkan" / "vulkan_core.h").is_file()
+    assert [path.name for path in (cache / "vulkan-headers").iterdir()] == ["trixie"]
+
+
+def test_apt_leaves_this_boxs_sources_alone(
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its lists, its cache and its sources are a folder of ours; signatures are checked by Debian's keys."""
+    options = dict(
+        option.removeprefix("--option=").split("=")
+        for option in build.module("vulkan")._apt_options(tmp_path)
+    )
+    for name in ("Dir::Etc::SourceList", "Dir::State", "Dir::State::status", "Dir::Cache"):
+        assert Path(options[name]).is_relative_to(tmp_path)
+    assert options["Dir::Etc::SourceParts"] == "/dev/null"
+    source = Path(options["Dir::Etc::SourceList"]).read_text()
+    assert "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in source
+    assert "trusted" not in source
+
+
+def test_headers_of_the_system_that_will_do_are_taken(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Debian 13 nothing is fetched, and CMake finds them by itself."""
+    vulkan = vulkan_on_an_old_debian(build, monkeypatch, "")
+    header = build.checkout / "vulkan" / "vulkan_core.h"
+    header.parent.mkdir()
+    header.write_text("#define VK_EXT_layer_settings 1")
+    vulkan.ensure_headers(build.checkout.parent / "cache")
+    assert vulkan.header_flags(build.checkout.parent / "cache") == []
+    assert build.commands == []
+
+
+def test_headers_that_are_no_better_are_not_kept(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the compilation would end minutes later in an error that names C++ types."""
+    vulkan = vulkan_on_an_old_debian(build, monkeypatch, "old")
+    cache = build.checkout.parent / "cache"
+    with pytest.raises(build.module("steps").Trouble, match="TAMPU_CMAKE_ARGS=-DVulkan_INCLUDE_DIR="):
+        vulkan.ensure_headers(cache)
+    assert list((cache / "vulkan-headers").iterdir()) == []
 
 
 # The cached wheel of llama.cpp.

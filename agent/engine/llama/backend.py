@@ -44,6 +44,9 @@ class LlamaBackend:
         beside = ThreadPoolExecutor(max_workers=1)
         self._planned = beside.submit(plan, load)
         beside.shutdown(wait=False)
+        if load.n_gpu_layers:
+            # ggml's Vulkan sets up a device at its first use, without a lock: two threads at once crash.
+            self._planned.exception()
         self._model = _open_model(load)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
         self.num_slots = num_slots(load)
