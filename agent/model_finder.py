@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from agent.catalog.added import load_catalog
@@ -11,8 +12,16 @@ from agent.catalog.shelf import Shelf
 from agent.catalog.store import Store
 from agent.config import Config
 from agent.engine.messages import Hello
-from agent.errors import ManifestError, ModelFileError, ModelUnavailable
+from agent.errors import (
+    InsufficientMemory,
+    ManifestError,
+    ModelFileError,
+    ModelUnavailable,
+    ProbeError,
+)
+from agent.hardware.machine import Machine
 from agent.hardware.memory import ROOT
+from agent.hardware.probe import probe
 from agent.resources import read_resources
 
 log = logging.getLogger(__name__)
@@ -41,7 +50,7 @@ class ModelFinder:
         """Read what takes time (headers, the manifest, the CPU), so that `find` is quick. Raises nothing."""
         try:
             self.find(None)
-        except (ModelUnavailable, ManifestError, OSError) as error:
+        except (ModelUnavailable, InsufficientMemory) as error:
             log.debug("nothing to load yet: %s", error)
 
     def find(self, hello: Hello | None) -> Placement:
@@ -53,10 +62,26 @@ class ModelFinder:
         try:
             store = Store(Path(models.folder))
             manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
-            resources = read_resources(self._root, self._pids(), self._level())
+            resources = read_resources(
+                self._root,
+                self._pids(),
+                self._level(),
+                machine=self._machine,
+                hello=hello,
+                config=self._config,
+            )
             return place(self._config, manifest, store, resources, self._shelf)
         except (ManifestError, ModelFileError, OSError) as error:
             raise ModelUnavailable(str(error)) from error
+
+    @cached_property
+    def _machine(self) -> Machine | None:
+        """The box, looked at once: its CPU does not change. None where it cannot be told."""
+        try:
+            return probe(self._root)
+        except ProbeError as error:
+            log.warning("this box is not known: %s", error)
+            return None
 
     def _pids(self) -> list[int]:
         """What both processes hold already is ours as well."""

@@ -47,21 +47,25 @@ def plan(
     engine_bytes: int,
     level: int = 0,
     own: int | None = None,
+    most_bytes: int | None = None,
 ) -> Budget:
     """The budget for one model file, in bytes. Raises InsufficientMemory with the next step.
 
     `limit` is the configured bound, None for none; `available` what both processes may have of the
     box, and `own` of their cgroups (None: no limit), what they already have included; `file_bytes`
     are read of the file again and again, and `engine_bytes` is the anonymous memory the engine process
-    needs at least, the smallest useful KV cache included. Level n leaves `LEVEL_FACTOR` ** n of the
-    hard memory, and never less than the minimum.
+    needs at least, the smallest useful KV cache included; more than `most_bytes` of it are of no use.
+    Level n leaves `LEVEL_FACTOR` ** n of the hard memory, and never less than the minimum.
     """
     memory = memory_bytes(limit, available, own)
     least = DAEMON_BYTES + engine_bytes
     if memory < least:
         raise _refusal(limit, memory, least)
     hot_file = min(file_bytes, memory - least)
-    hard = max(least, int((memory - hot_file) * LEVEL_FACTOR**level))
+    useful = memory - hot_file
+    if most_bytes is not None:
+        useful = min(useful, DAEMON_BYTES + most_bytes)
+    hard = max(least, int(useful * LEVEL_FACTOR**level))
     is_warm = hot_file == file_bytes
     return Budget(hard, hot_file, is_warm, level, _why(limit, memory, hard, hot_file, file_bytes, level))
 

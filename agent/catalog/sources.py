@@ -7,10 +7,10 @@ from msgspec import Struct
 
 from agent.catalog.candidate import Candidate
 from agent.catalog.entries import Model, Variant
-from agent.catalog.facts import facts_of
 from agent.catalog.gguf import GgufHeader
 from agent.catalog.loose import LooseFile, loose_files
 from agent.catalog.manifest import AUTO, Manifest
+from agent.catalog.quant import quant_name
 from agent.catalog.shape import Shape, shape_of
 from agent.catalog.shelf import Shelf
 from agent.catalog.store import FileState, Store
@@ -173,7 +173,7 @@ def _file_of(path: Path, shelf: Shelf, order: int) -> ModelFile:
     found = path.stat()
     return ModelFile(
         name=path.stem,
-        quant=facts_of(path, header).quant,
+        quant=quant_name(header),
         sha256="",
         # A hash would have to read the whole file.
         key=f"{path.name}:{found.st_size}:{found.st_mtime_ns}",

@@ -25,6 +25,8 @@ MAX_N_CTX = 8192
 GOOD_N_CTX = 2048
 # While the cache is resized, a copy of its state lies beside it (engine/pool.py).
 RESIZE_ROOM = 1.5
+# Of the largest cache: itself, a copy while it is moved, and what waits with its state kept.
+MOST_ROOM = 2.0
 DEFAULT_SLOTS = 8
 # As the engine counts them: sequence ids beyond the slots, where profiles stay resident.
 MAX_PINNED = 8
@@ -173,6 +175,7 @@ def _weigh_way(config: Config, file: ModelFile, way: Way, resources: Resources) 
     options = [replace(way, kv_type=kv_type) for kv_type in types]
     cheapest = parts(file.shape, options[-1], copied)
     least = ceil(min(MIN_N_CTX, most) * cheapest.host_cell_bytes * RESIZE_ROOM)
+    dearest = parts(file.shape, options[0], copied)
     budget = plan(
         wishes.memory_bytes,
         resources.available_bytes,
@@ -180,6 +183,7 @@ def _weigh_way(config: Config, file: ModelFile, way: Way, resources: Resources) 
         cheapest.least_bytes + least,
         resources.level,
         resources.cgroup_bytes,
+        dearest.least_bytes + ceil(most * dearest.host_cell_bytes * MOST_ROOM),
     )
     device = next((device for device in resources.devices if device.name == way.device), None)
     sized = [

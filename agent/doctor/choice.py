@@ -4,9 +4,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from agent.catalog.added import load_catalog
 from agent.catalog.budget import Budget
 from agent.catalog.gguf import GgufHeader, read_header
-from agent.catalog.manifest import load_manifest
 from agent.catalog.placement import Placement, Resources, place
 from agent.catalog.store import Store
 from agent.config import Config
@@ -52,8 +52,9 @@ def choose(config: Config, resources: Resources) -> Placement | ModelUnavailable
     """What the daemon would load with so much; the refusal is a value here."""
     models = config.models
     try:
-        manifest = load_manifest(Path(models.manifest) if models.manifest else None)
-        return place(config, manifest, Store(Path(models.folder)), resources)
+        store = Store(Path(models.folder))
+        manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
+        return place(config, manifest, store, resources)
     except (ModelUnavailable, InsufficientMemory) as error:
         return error
     except (ManifestError, ModelFileError, OSError) as error:

@@ -160,12 +160,15 @@ Outcome = Placement | ModelUnavailable | InsufficientMemory
 def _choose(config: Config, seen: Seen, root: Path) -> tuple[Resources | None, Outcome]:
     """What a running daemon has taken is ours to place in."""
     status = seen.door.status
+    hello = seen.heard if isinstance(seen.heard, Hello) else None
     own = level = 0
     if status is not None:
         taken = (status.memory.daemon_anonymous_bytes, status.memory.engine_anonymous_bytes)
         own, level = sum(count or 0 for count in taken), status.memory.level
     try:
-        resources = read_resources(root, (), level, own)
+        resources = read_resources(
+            root, (), level, own_bytes=own, machine=seen.machine, hello=hello, config=config
+        )
     except OSError as error:
         return None, ModelUnavailable(f"this box does not tell how much memory it has: {error}")
     return resources, choice.choose(config, resources)

@@ -72,6 +72,15 @@ def test_without_a_bound_a_margin_is_left_to_others() -> None:
     assert plan(4000 * MIB, 400 * MIB, 0, ENGINE_BYTES).hard_bytes == 400 * MIB
 
 
+def test_more_than_is_any_use_is_left_to_others() -> None:
+    """A bound of what the largest cache can take, and a level lowers that."""
+    most = plan(None, 4000 * MIB, 100 * MIB, ENGINE_BYTES, most_bytes=200 * MIB)
+    assert most.hard_bytes == DAEMON_BYTES + 200 * MIB
+    lowered = plan(None, 4000 * MIB, 100 * MIB, ENGINE_BYTES, level=1, most_bytes=200 * MIB)
+    assert lowered.hard_bytes == int(most.hard_bytes * LEVEL_FACTOR)
+    assert plan(None, 200 * MIB, 0, ENGINE_BYTES, most_bytes=200 * MIB).hard_bytes == 136 * MIB
+
+
 def test_in_a_cgroup_of_our_own_nothing_is_left_to_others() -> None:
     """Nobody else is there; the box's margin counts all the same."""
     assert plan(None, 4000 * MIB, 0, ENGINE_BYTES, own=130 * MIB).hard_bytes == 122 * MIB

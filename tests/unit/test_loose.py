@@ -180,7 +180,7 @@ LARGE_TABLE = Tensor("token_embd.weight", (64, 64), 8, 4352)
 def test_the_quantisation_is_named(
     tmp_path: Path, file_type: int | None, tensors: list[Tensor], name: str
 ) -> None:
-    """By the file, unless its tensors show that it cannot be; else by what most weights in the layers are."""
+    """By the file, unless its tensors show that it cannot be; else by the type of most weights in layers."""
     assert quant_name(header_of(tmp_path, file_type, tensors)) == name
 
 
