@@ -17,13 +17,15 @@ GPU_KINDS = ("gpu", "igpu")
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """The model file to measure; `key` names its content as placement does."""
+    """The model file to measure; `key` names its content as placement does, and `copied_bytes` of its
+    weights have a faster layout on this CPU."""
 
     name: str
     quant: str
     path: Path
     key: str
     file_bytes: int
+    copied_bytes: int = 0
 
 
 class Box(Struct, frozen=True, kw_only=True):
@@ -64,7 +66,9 @@ def ways(target: Target, room_bytes: int, devices: tuple[Device, ...]) -> tuple[
     """The ways there is memory for, the one that always goes first; and why others are left out."""
     needed = target.file_bytes + BESIDE_WEIGHTS_BYTES
     found, notes = [Way(name="evictable")], []
-    if needed <= room_bytes:
+    if not target.copied_bytes:
+        notes.append("repacked: not measured, none of these weights has a faster layout on this CPU")
+    elif needed <= room_bytes:
         found.append(Way(name="repacked", is_repacked=True))
     else:
         notes.append(f"repacked: not measured, {needed >> 20} MiB are needed and {room_bytes >> 20} are free")

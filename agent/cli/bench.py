@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from agent.bench import Outcome
     from agent.bench_plan import Box, Target
     from agent.config import Config
-    from agent.hardware.machine import Cpu
+    from agent.hardware.machine import Machine
 
 DEFAULT_SECONDS = 100.0
 MIN_SECONDS, MAX_SECONDS = 5.0, 3600.0
@@ -56,13 +56,14 @@ def bench(args: argparse.Namespace) -> int:
     from agent import bench, config_file
     from agent.catalog.measurements import best
     from agent.cli.bench_report import Bar, Report, render
+    from agent.hardware.probe import probe
 
     config = config_file.load(args.config, args.set)
-    target = find(config, args.model or config.models.name)
+    machine = probe()
+    target = find(config, machine, args.model or config.models.name)
     _warn_of_daemon(config)
-    cpu, gpus = _box()
     with Bar(sys.stderr) as bar:
-        outcome = asyncio.run(bench.measure(target, _what_box(cpu, gpus), args.seconds, bar))
+        outcome = asyncio.run(bench.measure(target, _what_box(machine), args.seconds, bar))
     kept, notes = _keep(outcome)
     report = Report(
         name=target.name,
@@ -73,73 +74,44 @@ def bench(args: argparse.Namespace) -> int:
         notes=notes,
         kept=kept,
     )
-    print(msgspec.json.encode(report).decode() if args.json else render(report, cpu.model or cpu.arch))
+    print(
+        msgspec.json.encode(report).decode()
+        if args.json
+        else render(report, machine.cpu.model or machine.cpu.arch)
+    )
     return 0
 
 
-def find(config: "Config", name: str) -> "Target":
-    """The file that would be loaded under this name. Raises ModelUnavailable or ModelFileError."""
+def find(config: "Config", machine: "Machine", name: str) -> "Target":
+    """The file that placement takes for this name. Raises ModelUnavailable or InsufficientMemory."""
+    from msgspec.structs import replace
+
     from agent.bench_plan import Target
+    from agent.catalog.added import load_catalog
     from agent.catalog.gguf import read_header
-    from agent.catalog.manifest import load_manifest
-    from agent.catalog.store import FileState, Store
-    from agent.errors import ModelFileError, ModelUnavailable
+    from agent.catalog.isa import repack_bytes
+    from agent.catalog.placement import place
+    from agent.catalog.store import Store
+    from agent.hardware.memory import ROOT
+    from agent.resources import read_resources
 
-    settings = config.models
-    store = Store(Path(settings.folder))
-    if name.endswith(".gguf"):
-        path = store.folder / name
-        read_header(path)
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
-        # As placement names a loose file.
-        key = f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
-        return Target(name=path.stem, quant="", path=path, key=key, file_bytes=stat.st_size)
-    model = load_manifest(Path(settings.manifest) if settings.manifest else None).model(name)
-    for variant in model.variants:
-        if store.status(variant) is FileState.PRESENT:
-            return Target(
-                name=model.name,
-                quant=variant.quant,
-                path=store.locate(variant),
-                key=variant.sha256,
-                file_bytes=variant.file_bytes,
-            )
-    raise ModelUnavailable(
-        f"model {model.name}: no whole file in {store.folder};"
-        f" fetch it with: tampu models fetch --folder {store.folder} {model.name}"
+    config = replace(config, models=replace(config.models, name=name))
+    store = Store(Path(config.models.folder))
+    manifest = load_catalog(Path(config.models.manifest) if config.models.manifest else None, store.folder)
+    resources = read_resources(ROOT, (), 0, machine=machine, config=config)
+    placement = place(config, manifest, store, resources)
+    path = Path(placement.load.path)
+    return Target(
+        name=placement.name,
+        quant=placement.quant,
+        path=path,
+        key=placement.load.model_key,
+        file_bytes=path.stat().st_size,
+        copied_bytes=repack_bytes(read_header(path), machine.cpu.features),
     )
 
 
-def _box() -> "tuple[Cpu, tuple[str, ...]]":
-    """The CPU and the names of the GPUs."""
-    import os
-    import platform
-
-    from agent.hardware.machine import Cpu
-
-    fields: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip(), value.strip())
-    except OSError:
-        pass
-    cpus = os.cpu_count() or 1
-    cpu = Cpu(
-        arch=platform.machine(),
-        vendor=fields.get("vendor_id", fields.get("CPU implementer", "")),
-        model=fields.get("model name", fields.get("CPU part", "")),
-        features=tuple(fields.get("flags", fields.get("Features", "")).split()),
-        cpus=cpus,
-        cores=cpus,
-    )
-    return cpu, ()
-
-
-def _what_box(cpu: "Cpu", gpus: tuple[str, ...]) -> "Box":
+def _what_box(machine: "Machine") -> "Box":
     from agent.bench_plan import Box, thread_counts
     from agent.catalog.measurements import box_key
     from agent.hardware.bandwidth import buffer_bytes
@@ -148,8 +120,8 @@ def _what_box(cpu: "Cpu", gpus: tuple[str, ...]) -> "Box":
 
     available = min(room.available_bytes for room in rooms())
     return Box(
-        key=box_key(cpu, gpus),
-        threads=thread_counts(cpu, usable_cores()),
+        key=box_key(machine.cpu, (gpu.name for gpu in machine.gpus)),
+        threads=thread_counts(machine.cpu, usable_cores()),
         room_bytes=max(0, available - MARGIN_BYTES),
         buffer_bytes=buffer_bytes(available),
     )

@@ -21,7 +21,7 @@ BOX = Box(key="b", threads=(2, 1), room_bytes=2 << 30, buffer_bytes=4 << 20)
 
 
 def target(name: str = "fine") -> Target:
-    return Target(name="m", quant="", path=Path(name), key="k", file_bytes=1 << 20)
+    return Target(name="m", quant="", path=Path(name), key="k", file_bytes=1 << 20, copied_bytes=1 << 20)
 
 
 async def measured(

@@ -5,24 +5,27 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent import bench as running
 from agent import config_file
 from agent.bench_plan import Target, thread_counts, ways
 from agent.catalog.measurements import Bandwidth, Measurements, Speed, best
-from agent.cli import bench
 from agent.cli.bench import find
 from agent.cli.bench_report import Bar, Report, render
 from agent.cli.main import main
 from agent.config import Config
 from agent.engine.messages import Device
-from agent.errors import ModelFileError, ModelUnavailable
-from agent.hardware.machine import Cluster, Cpu
+from agent.errors import ModelUnavailable
+from agent.hardware.machine import Cluster, Cpu, Machine
 from tests.support.gguf_builder import build
 
 MIB = 1 << 20
-TARGET = Target(name="m", quant="Q4_1", path=Path("m.gguf"), key="k", file_bytes=100 * MIB)
+TARGET = Target(
+    name="m", quant="Q4_0", path=Path("m.gguf"), key="k", file_bytes=100 * MIB, copied_bytes=90 * MIB
+)
+MACHINE = Machine(cpu=Cpu(arch="x86_64"))
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +97,13 @@ def test_every_gpu_that_has_room_is_a_way() -> None:
     assert notes == ["CUDA1: not measured, 292 MiB are needed and 100 are free"]
 
 
+def test_weights_without_a_faster_layout_are_not_copied() -> None:
+    """The copy would be the same again."""
+    found, notes = ways(msgspec.structs.replace(TARGET, copied_bytes=0), 1 << 30, ())
+    assert [way.name for way in found] == ["evictable"]
+    assert notes == ["repacked: not measured, none of these weights has a faster layout on this CPU"]
+
+
 # ---- which file ----------------------------------------------------------------------------------
 
 
@@ -102,7 +112,7 @@ def test_a_loose_file_is_named_as_placement_names_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(build())
     stat = path.stat()
-    target = find(config(tmp_path), "mine.gguf")
+    target = find(config(tmp_path), MACHINE, "mine.gguf")
     assert (target.name, target.path) == ("mine", path)
     assert target.key == f"mine.gguf:{stat.st_size}:{stat.st_mtime_ns}"
 
@@ -110,14 +120,14 @@ def test_a_loose_file_is_named_as_placement_names_it(tmp_path: Path) -> None:
 def test_a_missing_model_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     """Which fetches it into this very folder."""
     with pytest.raises(ModelUnavailable, match=f"tampu models fetch --folder {tmp_path}"):
-        find(config(tmp_path), "auto")
+        find(config(tmp_path), MACHINE, "auto")
 
 
 def test_a_file_that_is_no_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
     """The engine would say the same, later."""
     (tmp_path / "notes.gguf").write_text("not a model")
-    with pytest.raises(ModelFileError, match=r"notes\.gguf"):
-        find(config(tmp_path), "notes.gguf")
+    with pytest.raises(ModelUnavailable, match=r"notes\.gguf"):
+        find(config(tmp_path), MACHINE, "notes.gguf")
 
 
 # ---- what is shown -------------------------------------------------------------------------------
@@ -258,11 +268,3 @@ def test_a_running_daemon_is_warned_of(
     captured = capsys.readouterr()
     assert "a running tampu shares the cores" in captured.err
     assert captured.out.startswith('{"name":"mine"')
-
-
-def test_the_box_is_described_by_something() -> None:
-    """Every box has an architecture and a CPU."""
-    cpu, gpus = bench._box()
-    assert cpu.arch
-    assert cpu.cpus >= 1
-    assert gpus == ()
