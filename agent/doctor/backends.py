@@ -41,6 +41,20 @@ def compare(machine: Machine, devices: tuple[Device, ...], build: str) -> list[F
     return list(dict.fromkeys(found))
 
 
+def advise(machine: Machine) -> list[Finding]:
+    """What a recorded box's GPUs are good for, and which build they want. Pure; raises nothing."""
+    found = [finding for gpu in machine.gpus for finding in _look_at(gpu, machine, (), set())]
+    return [_as_advice(finding) for finding in dict.fromkeys(found)]
+
+
+def _as_advice(finding: Finding) -> Finding:
+    """Of a recording nobody knows what is installed there."""
+    what = finding.what.replace("this build of llama.cpp has no", "that takes a build of llama.cpp with")
+    return Finding(
+        Severity.NOTE, finding.code.replace("gpu_no_backend", "gpu_wants_build"), what, finding.remedy
+    )
+
+
 def backends_of(devices: tuple[Device, ...], build: str) -> set[GpuApi]:
     """The GPU backends that the build has, as far as its devices and its own words tell."""
     text = " ".join((build, *(device.name for device in devices)))

@@ -58,7 +58,7 @@ class Seen(Struct, frozen=True, kw_only=True):
 def examine_recording(root: Path) -> BoxReport:
     """A box that was recorded under `root`: nothing live is asked. Raises TampuError."""
     machine = probe(root)
-    return of_machine(machine, by_severity(diagnose(machine)))
+    return of_machine(machine, by_severity([*diagnose(machine), *backends.advise(machine)]))
 
 
 async def examine(

@@ -21,6 +21,7 @@ from agent.hardware.processor import read_cpu
 from agent.hardware.ram import read_memory
 from agent.hardware.recording import Texts
 from agent.hardware.text import clean
+from agent.hardware.worth import judged
 
 ROOT = Path("/")
 SYSCTL = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]
@@ -125,4 +126,4 @@ def _gpus(texts: Texts, root: Path, cpu: Cpu, board: Board) -> tuple[Gpu, ...]:
     recorded = nvidia_smi.parse(texts.nvidia_smi)
     makers = {gpu.vendor for gpu in recorded if gpu.vendor}
     recorded += tuple(gpu for gpu in vulkaninfo.parse(texts.vulkaninfo) if gpu.vendor not in makers)
-    return recorded or gpus(root, cpu, board)
+    return tuple(judged(gpu) for gpu in recorded) or gpus(root, cpu, board)

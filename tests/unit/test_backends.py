@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.doctor.backends import BACKENDS, backends_of, compare, target_of
+from agent.doctor.backends import BACKENDS, advise, backends_of, compare, target_of
 from agent.engine.messages import Device
 from agent.findings import Finding, Severity
 from agent.hardware import socs
@@ -195,3 +195,12 @@ def test_backends_are_told_by_devices_and_by_the_builds_own_words() -> None:
     assert backends_of((), f"{BUILD}+cuda-orin") == {"cuda"}
     assert backends_of((Device("Vulkan1", "x", "gpu", 1, 1),), "") == {"vulkan"}
     assert set(BACKENDS) == {"cuda", "vulkan", "metal"}
+
+
+def test_a_recorded_gpu_is_told_which_build_it_wants() -> None:
+    """As a note: nobody knows what is installed there."""
+    finding = only(advise(box(own("nvidia,tegra234"))))
+    assert (finding.severity, finding.code) == (Severity.NOTE, "gpu_wants_build")
+    assert "takes a build of llama.cpp with CUDA" in finding.what
+    assert "TAMPU_TARGET=cuda-orin" in finding.remedy
+    assert only(advise(box(own("brcm,bcm2711")))).code == "gpu_not_worth_it"

@@ -465,3 +465,13 @@ def test_no_recording_makes_the_probe_fall(tmp_path: Path, files: dict[str, byte
 def test_every_kind_of_text_is_known_by_a_mark_or_a_name() -> None:
     """A field of Texts that nothing fills would be a promise."""
     assert {*recording.MARKS, "compatible", "model"} == set(recording.Texts.__struct_fields__)
+
+
+def test_a_recorded_gpu_is_judged(tmp_path: Path) -> None:
+    """As one that is really there."""
+    (tmp_path / "vulkaninfo.txt").write_text(
+        "GPU0:\n\tdeviceType = PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU\n\tdeviceName = V3D 4.2\n"
+    )
+    (gpu,) = probe(tmp_path).gpus
+    assert not gpu.is_worth_it
+    assert "VideoCore" in gpu.reason

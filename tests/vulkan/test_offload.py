@@ -1,10 +1,6 @@
 """Layers of the real model on a real Vulkan device; Mesa's lavapipe is one, made of the CPU's cores.
 
-<<<<<<< ours
-lavapipe computes a token a second and compiles its kernels for most of a minute, so that what is compared
-=======
 lavapipe computes one token a second and compiles its kernels for most of a minute, so that what is compared
->>>>>>> theirs
 is short.
 """
 
