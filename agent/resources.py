@@ -7,13 +7,13 @@ from agent.catalog.measurements import Measurements, box_key, build_key, load_al
 from agent.catalog.weigh import SLOW_DISK_BYTES_S, Resources, is_unified
 from agent.config import Config
 from agent.engine.messages import Device, Hello
-from agent.hardware.cpu import usable_cores
-from agent.hardware.gpu_vendors import is_software, of_name
+from agent.hardware.cores import usable_cores
+from agent.hardware.gpu.vendors import is_software, of_name
+from agent.hardware.gpu.worth import verdict
 from agent.hardware.machine import Cpu, Gpu, GpuApi, Machine
 from agent.hardware.memory import rooms
 from agent.hardware.process import anonymous_bytes
 from agent.hardware.storage import storage
-from agent.hardware.worth import verdict
 from agent.places import measurements_folder
 
 GPU_KINDS = ("gpu", "igpu")

@@ -115,7 +115,7 @@ def _what_box(machine: "Machine") -> "Box":
     from agent.bench_plan import Box, thread_counts
     from agent.catalog.measurements import box_key
     from agent.hardware.bandwidth import buffer_bytes
-    from agent.hardware.cpu import usable_cores
+    from agent.hardware.cores import usable_cores
     from agent.hardware.memory import rooms
 
     available = min(room.available_bytes for room in rooms())

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from agent.engine.messages import Device
 from agent.findings import Finding, Severity
-from agent.hardware.gpu_vendors import is_software, of_name
+from agent.hardware.gpu.vendors import is_software, of_name
+from agent.hardware.gpu.worth import OLDEST_CAPABILITY, capability
 from agent.hardware.machine import Gpu, GpuApi, Machine
-from agent.hardware.worth import OLDEST_CAPABILITY, capability
 
 # Names of devices in ggml's registry, and words of builds and targets.
 BACKENDS: dict[GpuApi, str] = {"cuda": r"cuda", "vulkan": r"vulkan", "metal": r"metal|mtl"}

@@ -27,9 +27,9 @@ from agent.doctor.report import BoxReport, Build, LiveReport, of_machine
 from agent.engine.messages import Hello
 from agent.errors import InsufficientMemory, ModelUnavailable
 from agent.findings import Finding, Severity, by_severity
-from agent.hardware.ask_drivers import ask
 from agent.hardware.diagnosis import diagnose
-from agent.hardware.gpus import confirmed, unified_memory
+from agent.hardware.gpu.ask_drivers import ask
+from agent.hardware.gpu.gpus import confirmed, unified_memory
 from agent.hardware.machine import Machine, Storage
 from agent.hardware.memory import ROOT
 from agent.hardware.probe import probe

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from agent.hardware import families, raspberry_pi
-from agent.hardware.cpuinfo import CpuInfo
+from agent.hardware.cpu.cpuinfo import CpuInfo
 from agent.hardware.machine import Board
 from agent.hardware.text import clean, read, read_clean
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from agent.findings import Finding, Severity
+from agent.hardware.cpu.riscv import DRAFT_VECTOR_CHIPS, DRAFT_VECTOR_CORE
 from agent.hardware.machine import Cpu, Machine
-from agent.hardware.riscv import DRAFT_VECTOR_CHIPS, DRAFT_VECTOR_CORE
 
 MIB = 1 << 20
 GIB = 1 << 30

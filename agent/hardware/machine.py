@@ -23,7 +23,7 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
 class Cpu(Struct, frozen=True, kw_only=True):
     """`arch` is the kernel's, as `uname -m` writes it on Linux (macOS's arm64 is aarch64); `features` are
-    those that every CPU has, by the usual names (hardware/features.py); `cpus` counts hardware threads
+    those that every CPU has, by the usual names (hardware/cpu/features.py); `cpus` counts hardware threads
     that are online, `cores` physical cores, `offline` CPUs that are present and switched off. `is_64bit`:
     the cores could run a 64-bit system, whatever runs now (None: nothing tells)."""
 

@@ -9,19 +9,21 @@ from pathlib import Path
 from msgspec import Struct
 
 from agent.errors import ProbeError
-from agent.hardware import cpuinfo, kernel, nvidia_smi, recording, sysctl, tegrastats, vulkaninfo
+from agent.hardware import kernel, recording
 from agent.hardware.board import parse_compatible, read_board, read_compatible
-from agent.hardware.gpus import gpus, unified_memory
+from agent.hardware.cpu import cpuinfo, sysctl, tegrastats
+from agent.hardware.cpu.processor import read_cpu
+from agent.hardware.gpu import nvidia_smi, vulkaninfo
+from agent.hardware.gpu.gpus import gpus, unified_memory
+from agent.hardware.gpu.worth import judged
 from agent.hardware.heat import read_heat
 from agent.hardware.kernel import Kernel
 from agent.hardware.machine import Board, Cpu, Gpu, Machine, Memory
 from agent.hardware.memory import rooms
 from agent.hardware.power import read_power
-from agent.hardware.processor import read_cpu
 from agent.hardware.ram import read_memory
 from agent.hardware.recording import Texts
 from agent.hardware.text import clean
-from agent.hardware.worth import judged
 
 ROOT = Path("/")
 SYSCTL = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from agent.hardware import tegrastats
+from agent.hardware.cpu import tegrastats
 from agent.hardware.machine import Memory
 from agent.hardware.memory import cgroup_rooms
 from agent.hardware.process import table_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from agent.errors import ProbeError
-from agent.hardware import lscpu
+from agent.hardware.cpu import lscpu
 from agent.hardware.text import printable_path, read
 
 # Far more than anybody records of one box.

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build"))
 sys.path.insert(0, str(ROOT))
 
-from agent.hardware.cpu import usable_cores
+from agent.hardware.cores import usable_cores
 from steps import Trouble, duration, say
 from tests.bench.bench import Bench, Workload
 from tests.bench.llama_build import ensure_tools

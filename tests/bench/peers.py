@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "build"))
 sys.path.insert(0, str(ROOT))
 
 from agent.engine_process import SPIN_COUNT
-from agent.hardware.cpu import usable_cores
+from agent.hardware.cores import usable_cores
 from steps import Trouble, say
 from tests.bench.box import Box, running_box
 from tests.bench.comparisons import STORIES, warmed_up

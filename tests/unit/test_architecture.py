@@ -56,7 +56,7 @@ READS_ENVIRONMENT = {
     "agent.systemd": "systemd's own variables are not settings",
     "agent.logs": "whether journald listens, and a terminal without colours, are not settings",
     "agent.engine_process": "decides what the child may see",
-    "agent.hardware.ask_drivers": "decides what the child that asks drivers may see",
+    "agent.hardware.gpu.ask_drivers": "decides what the child that asks drivers may see",
     "agent.cli.demo": "decides what the demo's daemon may see",
 }
 

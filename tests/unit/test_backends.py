@@ -7,9 +7,9 @@ import pytest
 from agent.doctor.backends import BACKENDS, advise, backends_of, compare, target_of
 from agent.engine.messages import Device
 from agent.findings import Finding, Severity
-from agent.hardware import socs
+from agent.hardware.gpu import socs
+from agent.hardware.gpu.worth import judged
 from agent.hardware.machine import Board, Cpu, Gpu, Machine, Memory
-from agent.hardware.worth import judged
 
 GIB = 1 << 30
 CPU = Device("CPU", "Cortex-A78AE", "cpu", 8 * GIB, 8 * GIB)

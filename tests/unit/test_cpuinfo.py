@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.hardware import cpuinfo
-from agent.hardware.features import isa_words, names
+from agent.hardware.cpu import cpuinfo
+from agent.hardware.cpu.features import isa_words, names
+from agent.hardware.cpu.processor import read_cpu
+from agent.hardware.cpu.riscv import DRAFT_VECTOR_CORE
 from agent.hardware.machine import Cpu
-from agent.hardware.processor import read_cpu
-from agent.hardware.riscv import DRAFT_VECTOR_CORE
 from tests.support.box import arm_cpuinfo, write, x86_cpuinfo
 
 V8_2 = "fp asimd aes crc32 atomics fphp asimdhp asimddp"

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from agent.findings import Severity
+from agent.hardware.cpu.riscv import DRAFT_VECTOR_CORE
 from agent.hardware.diagnosis import diagnose
 from agent.hardware.machine import Board, Cluster, Cpu, Heat, Machine, Memory, Power
-from agent.hardware.riscv import DRAFT_VECTOR_CORE
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agent.hardware import cuda, metal, vulkan
-from agent.hardware.ask_drivers import COMMAND, DRIVERS, ask
-from agent.hardware.driver_answer import Asked
-from agent.hardware.driver_library import open_library
+from agent.hardware.gpu import cuda, metal, vulkan
+from agent.hardware.gpu.ask_drivers import COMMAND, DRIVERS, ask
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.gpu.driver_library import open_library
 from agent.hardware.machine import Gpu
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ REAL = (
     "-I",
     "-c",
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1));"
-    "runpy.run_module('agent.hardware.ask_drivers', run_name='__main__')",
+    "runpy.run_module('agent.hardware.gpu.ask_drivers', run_name='__main__')",
     str(ROOT),
 )
 
@@ -250,7 +250,7 @@ def test_a_crash_costs_one_drivers_answer() -> None:
     asked = ask(10, command=child(code))
     assert asked.gpus == (Gpu(name="GPU of CUDA"), Gpu(name="GPU of Vulkan"))
     assert asked.reason.startswith("the Metal driver crashed (SIGSEGV); try it with: ")
-    assert asked.reason.endswith("-m agent.hardware.ask_drivers Metal")
+    assert asked.reason.endswith("-m agent.hardware.gpu.ask_drivers Metal")
 
 
 def test_a_hang_ends_in_time() -> None:
@@ -274,7 +274,7 @@ def test_a_child_that_says_something_else_is_no_answer(word: str) -> None:
 def test_a_chatty_driver_does_not_spoil_the_answers() -> None:
     """What a library prints on standard output goes elsewhere."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, agent.hardware.ask_drivers as a;"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, agent.hardware.gpu.ask_drivers as a;"
         "a.DRIVERS['CUDA'] = lambda: (os.write(1, b'WARNING: lavapipe'), a.Asked())[1]; a.main()"
     )
     assert ask(20, command=child(code)).reason == ""
@@ -283,7 +283,7 @@ def test_a_chatty_driver_does_not_spoil_the_answers() -> None:
 def test_a_library_without_its_functions_costs_one_drivers_answer() -> None:
     """Somebody's stub is no driver."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import agent.hardware.ask_drivers as a;"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import agent.hardware.gpu.ask_drivers as a;"
         "a.DRIVERS['CUDA'] = lambda: object().cuInit; a.main()"
     )
     assert "the CUDA library is not as it should be" in ask(20, command=child(code)).reason

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.hardware import nvidia_smi, vulkaninfo
+from agent.hardware.gpu import nvidia_smi, vulkaninfo
+from agent.hardware.gpu.worth import judged, verdict
 from agent.hardware.machine import Gpu
-from agent.hardware.worth import judged, verdict
 
 DUMPS = Path(__file__).parents[3] / "shared" / "devices"
 MIB = 1 << 20

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.hardware import cpu_graphics, device_nodes, pci_names
-from agent.hardware.driver_answer import Asked
-from agent.hardware.gpus import confirmed, gpus, unified_memory
+from agent.hardware.gpu import cpu_graphics, device_nodes, pci_names
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.gpu.gpus import confirmed, gpus, unified_memory
 from agent.hardware.machine import Board, Cluster, Cpu, Gpu
 
 DUMPS = Path(__file__).parents[3] / "shared" / "devices"

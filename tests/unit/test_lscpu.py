@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.hardware import kernel, lscpu, sysctl, tegrastats
+from agent.hardware import kernel
+from agent.hardware.cpu import lscpu, sysctl, tegrastats
+from agent.hardware.cpu.processor import read_cpu
 from agent.hardware.kernel import Kernel
-from agent.hardware.processor import read_cpu
 from agent.hardware.ram import parse_free, parse_meminfo
 
 NOWHERE = Path("/nowhere")

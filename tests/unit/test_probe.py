@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ProbeError
-from agent.hardware import cpuinfo, kernel, lscpu, recording, sysctl
+from agent.hardware import kernel, recording
+from agent.hardware.cpu import cpuinfo, lscpu, sysctl
 from agent.hardware.diagnosis import diagnose
 from agent.hardware.machine import Heat, Machine, Power, Storage
 from agent.hardware.probe import probe

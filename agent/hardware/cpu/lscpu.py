@@ -9,8 +9,8 @@ import re
 
 from msgspec import Struct
 
-from agent.hardware.core import Core
-from agent.hardware.features import isa_words
+from agent.hardware.cpu.core import Core
+from agent.hardware.cpu.features import isa_words
 from agent.hardware.kernel import MACHINE
 from agent.hardware.text import MAX_CPUS, clean, cpu_list, number
 

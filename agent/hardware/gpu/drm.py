@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.hardware.cgroup import read_number
-from agent.hardware.gpu_vendors import of_number
+from agent.hardware.gpu.pci_names import device_name
+from agent.hardware.gpu.vendors import of_number
 from agent.hardware.machine import Gpu, GpuApi, GpuKind
-from agent.hardware.pci_names import device_name
 
 PCI = Path("sys/bus/pci/devices")
 DRM = Path("sys/class/drm")

@@ -2,7 +2,7 @@
 
 import re
 
-from agent.hardware.gpu_vendors import ONLY_INTEGRATED, is_software, of_name, of_number
+from agent.hardware.gpu.vendors import ONLY_INTEGRATED, is_software, of_name, of_number
 from agent.hardware.machine import Gpu, GpuKind
 
 KEYS = frozenset({"vendorID", "deviceType", "deviceName", "driverName", "driverInfo"})

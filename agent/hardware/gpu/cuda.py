@@ -3,8 +3,8 @@
 import ctypes
 from typing import Any
 
-from agent.hardware.driver_answer import Asked
-from agent.hardware.driver_library import open_library, text
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.gpu.driver_library import open_library, text
 from agent.hardware.machine import Gpu
 
 LIBRARIES = ("libcuda.so.1", "libcuda.so")

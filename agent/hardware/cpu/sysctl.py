@@ -5,7 +5,7 @@ Lines `name: value`, or `name = value`; anything else around them, as in a paste
 
 import re
 
-from agent.hardware.features import names
+from agent.hardware.cpu.features import names
 from agent.hardware.machine import Board, Cluster, Cpu
 from agent.hardware.text import MAX_CPUS, clean, number
 

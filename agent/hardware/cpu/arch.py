@@ -6,8 +6,8 @@ armv5tel riscv64 riscv32 ppc64 ppc64le s390x loongarch64 mips.
 
 import re
 
-from agent.hardware import arm_cores
-from agent.hardware.core import Core
+from agent.hardware.cpu import arm_cores
+from agent.hardware.cpu.core import Core
 
 ARM_32_BIT_WORDS = {"half", "thumb", "fastmult", "swp", "vfp", "edsp", "neon", "vfpv3"}
 ARM_64_BIT_WORDS = {"asimd", "fp", "cpuid"}

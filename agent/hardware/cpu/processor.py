@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.hardware import arch, arm_cores, cpuinfo, lscpu, riscv, topology, x86_cores
-from agent.hardware.core import Core
-from agent.hardware.features import names
+from agent.hardware.cpu import arch, arm_cores, cpuinfo, lscpu, riscv, topology, x86_cores
+from agent.hardware.cpu.core import Core
+from agent.hardware.cpu.features import names
 from agent.hardware.kernel import ARCHS
 from agent.hardware.machine import Cpu
 

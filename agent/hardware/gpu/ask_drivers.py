@@ -1,6 +1,6 @@
 """Drivers are asked for their GPUs in a child that ends: their libraries take memory and may crash.
 
-`python -I -m agent.hardware.ask_drivers` prints one line of JSON for each driver, as soon as it has
+`python -I -m agent.hardware.gpu.ask_drivers` prints one line of JSON for each driver, as soon as it has
 answered: a crash costs one driver's answer and no other's.
 """
 
@@ -16,11 +16,11 @@ from typing import IO
 
 import msgspec
 
-from agent.hardware import cuda, metal, vulkan
-from agent.hardware.driver_answer import Asked
+from agent.hardware.gpu import cuda, metal, vulkan
+from agent.hardware.gpu.driver_answer import Asked
 
 DRIVERS = {"CUDA": cuda.ask, "Metal": metal.ask, "Vulkan": vulkan.ask}
-COMMAND = (sys.executable, "-I", "-m", "agent.hardware.ask_drivers")
+COMMAND = (sys.executable, "-I", "-m", "agent.hardware.gpu.ask_drivers")
 TIMEOUT_S = 10.0
 MAX_BYTES = 1 << 20
 # A process that waits inside the kernel does not end when it is killed; we do not wait for it.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent.hardware.gpu_vendors import is_software
+from agent.hardware.gpu.vendors import is_software
 from agent.hardware.machine import Gpu
 
 # The oldest NVIDIA generation (Maxwell) that CUDA 12 compiles for.

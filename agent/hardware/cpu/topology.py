@@ -5,8 +5,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.hardware import arm_cores
-from agent.hardware.core import Core
+from agent.hardware.cpu import arm_cores
+from agent.hardware.cpu.core import Core
 from agent.hardware.machine import Cluster
 from agent.hardware.text import cpu_list, read, read_int
 

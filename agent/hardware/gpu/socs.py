@@ -7,7 +7,7 @@ import re
 
 from msgspec import Struct
 
-from agent.hardware.gpu_vendors import of_name
+from agent.hardware.gpu.vendors import of_name
 from agent.hardware.machine import Board, Cpu, Gpu
 
 

@@ -3,9 +3,9 @@
 import ctypes
 from typing import Any, NamedTuple
 
-from agent.hardware.driver_answer import Asked
-from agent.hardware.driver_library import open_library
-from agent.hardware.gpu_vendors import of_name
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.gpu.driver_library import open_library
+from agent.hardware.gpu.vendors import of_name
 from agent.hardware.machine import Gpu
 
 METAL = ("/System/Library/Frameworks/Metal.framework/Metal",)

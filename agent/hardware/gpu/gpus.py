@@ -9,11 +9,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from agent.hardware import cpu_graphics, drm, socs
-from agent.hardware.device_nodes import closed
-from agent.hardware.driver_answer import Asked
+from agent.hardware.gpu import cpu_graphics, drm, socs
+from agent.hardware.gpu.device_nodes import closed
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.gpu.worth import judged
 from agent.hardware.machine import Board, Cpu, Gpu
-from agent.hardware.worth import judged
 
 VIRTUAL_BOARD = re.compile(
     r"virtual|vmware|qemu|\bkvm\b|bochs|\bxen\b|hvm domu|parallels|dummy-virt"

@@ -6,11 +6,11 @@ Structures and numbers: vulkan_core.h of the Vulkan specification.
 import ctypes
 from typing import Any, ClassVar
 
-from agent.hardware.driver_answer import Asked
-from agent.hardware.driver_library import open_library, text
-from agent.hardware.gpu_vendors import of_name, of_number
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.gpu.driver_library import open_library, text
+from agent.hardware.gpu.vendors import of_name, of_number
+from agent.hardware.gpu.vulkaninfo import gpu
 from agent.hardware.machine import Gpu, GpuKind
-from agent.hardware.vulkaninfo import gpu
 
 LIBRARIES = ("libvulkan.so.1", "libvulkan.so")
 SUCCESS, INCOMPATIBLE_DRIVER = 0, -9

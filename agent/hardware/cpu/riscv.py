@@ -1,6 +1,6 @@
 """RISC-V cores by name, and which of them have the 0.7.1 draft of the vector extension."""
 
-from agent.hardware.core import Core
+from agent.hardware.cpu.core import Core
 
 T_HEAD = 0x5B7
 # Cores whose "v" is the draft, and the boards' chips that carry them: code for RVV 1.0 dies on them.

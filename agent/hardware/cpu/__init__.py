@@ -1,0 +1,1 @@
+"""The processor: what its texts say, and what they mean."""
