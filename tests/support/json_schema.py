@@ -72,8 +72,8 @@ def _is_array(value: list[Any], schema: Any, root: Any) -> bool:
 
 
 def _is_string(value: str, schema: Any) -> bool:
-    if schema.get("format") == "date":
-        date.fromisoformat(value)
+    if schema.get("format") == "date" and not _is_date(value):
+        return False
     if schema.get("format") == "uuid" and not re.fullmatch(
         r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value
     ):
@@ -90,3 +90,11 @@ def _is_within(value: Fraction, schema: Any) -> bool:
         and value > bounds.get("exclusiveMinimum", value - 1)
         and value < bounds.get("exclusiveMaximum", value + 1)
     )
+
+
+def _is_date(value: str) -> bool:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
