@@ -3,6 +3,11 @@
 import signal
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something about the machine only; every test has a bound of its own.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A shell's background jobs ignore SIGINT, and so would the programs the tests send it to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
