@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from agent.catalog.added import load_catalog
-from agent.catalog.placement import Placement, place
+from agent.catalog.placement import Placement, Resources, place
 from agent.catalog.shelf import Shelf
 from agent.catalog.store import Store
 from agent.config import Config
@@ -25,6 +25,20 @@ from agent.hardware.probe import probe
 from agent.resources import read_resources
 
 log = logging.getLogger(__name__)
+
+
+def choose(config: Config, resources: Resources, shelf: Shelf | None = None) -> Placement:
+    """What would be loaded with these resources; `shelf` has the headers that were read before.
+
+    Raises ModelUnavailable or InsufficientMemory with the next step.
+    """
+    models = config.models
+    store = Store(Path(models.folder))
+    try:
+        manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
+        return place(config, manifest, store, resources, shelf)
+    except (ManifestError, ModelFileError, OSError) as error:
+        raise ModelUnavailable(str(error)) from error
 
 
 class ModelFinder:
@@ -58,10 +72,7 @@ class ModelFinder:
 
         Raises ModelUnavailable or InsufficientMemory with the next step.
         """
-        models = self._config.models
         try:
-            store = Store(Path(models.folder))
-            manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
             resources = read_resources(
                 self._root,
                 self._pids(),
@@ -70,9 +81,9 @@ class ModelFinder:
                 hello=hello,
                 config=self._config,
             )
-            return place(self._config, manifest, store, resources, self._shelf)
-        except (ManifestError, ModelFileError, OSError) as error:
-            raise ModelUnavailable(str(error)) from error
+        except OSError as error:
+            raise ModelUnavailable(f"this box does not tell how much memory it has: {error}") from error
+        return choose(self._config, resources, self._shelf)
 
     @cached_property
     def _machine(self) -> Machine | None:

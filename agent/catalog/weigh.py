@@ -12,7 +12,7 @@ from agent.catalog.isa import repack_bytes
 from agent.catalog.measurements import Measurements
 from agent.catalog.sources import ModelFile
 from agent.catalog.speed import Pace, from_disk, pace_of
-from agent.catalog.taste import quality_of
+from agent.catalog.taste import is_lookup, quality_of
 from agent.catalog.way import Parts, Way, parts
 from agent.config import Config
 from agent.engine.messages import Device
@@ -33,6 +33,8 @@ MAX_PINNED = 8
 # Small steps cost little speed and keep compute buffers, and the stall of a long prompt, small. A GPU
 # needs larger ones to be worth its while; a box that is short of memory makes do with less.
 N_BATCH, GPU_N_BATCH, SMALL_N_BATCH = 256, 512, 64
+# So much of what a token reads has to have a faster layout for its copy to be worth the memory.
+COPIED_SHARE = 0.25
 # Left on a GPU of its own for its driver, a screen and the buffers of a step.
 DEVICE_RESERVE_BYTES = 256 << 20
 DEVICE_RESERVE_PARTS = 10
@@ -116,10 +118,16 @@ def ways(config: Config, file: ModelFile, resources: Resources) -> Iterator[Way]
         if wishes.gpu != "off":
             yield from _gpu_ways(wishes.gpu, plain, file, resources)
         if wishes.gpu in ("auto", "off") or not resources.devices:
-            if wishes.repack != "off" and repack_bytes(file.header, resources.features):
+            if wishes.repack == "on" or (wishes.repack == "auto" and _pays_to_copy(file, resources)):
                 yield replace(plain, is_repacked=True)
             yield plain
             yield replace(plain, n_batch=SMALL_N_BATCH)
+
+
+def _pays_to_copy(file: ModelFile, resources: Resources) -> bool:
+    """A model of which little has a faster layout is hardly quicker for it."""
+    copied = repack_bytes(file.header, resources.features)
+    return copied >= file.shape.read_bytes * COPIED_SHARE
 
 
 def _thread_counts(config: Config, file: ModelFile, resources: Resources) -> list[int]:
@@ -193,7 +201,14 @@ def _weigh_way(config: Config, file: ModelFile, way: Way, resources: Resources) 
     way, split, room = next((row for row in sized if row[2] >= min(GOOD_N_CTX, most)), sized[-1])
     if room < min(MIN_N_CTX, most):
         raise _no_room_on(device, split)
-    pace = pace_of(file.shape, way, resources.features, resources.measurements, file.key)
+    pace = pace_of(
+        file.shape,
+        way,
+        resources.features,
+        resources.measurements,
+        file.key,
+        is_lookup=is_lookup(file.quant),
+    )
     missing = split.hot_bytes - budget.hot_file_bytes
     return Weighed(
         file=file,

@@ -87,19 +87,14 @@ def find(config: "Config", machine: "Machine", name: str) -> "Target":
     from msgspec.structs import replace
 
     from agent.bench_plan import Target
-    from agent.catalog.added import load_catalog
     from agent.catalog.gguf import read_header
     from agent.catalog.isa import repack_bytes
-    from agent.catalog.placement import place
-    from agent.catalog.store import Store
     from agent.hardware.memory import ROOT
+    from agent.model_finder import choose
     from agent.resources import read_resources
 
     config = replace(config, models=replace(config.models, name=name))
-    store = Store(Path(config.models.folder))
-    manifest = load_catalog(Path(config.models.manifest) if config.models.manifest else None, store.folder)
-    resources = read_resources(ROOT, (), 0, machine=machine, config=config)
-    placement = place(config, manifest, store, resources)
+    placement = choose(config, read_resources(ROOT, (), 0, machine=machine, config=config))
     path = Path(placement.load.path)
     return Target(
         name=placement.name,

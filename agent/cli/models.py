@@ -1,4 +1,4 @@
-"""`tampu models list | verify | fetch | add | remove | schema`: the model files of this box."""
+"""`tampu models list | pick | verify | fetch | add | remove | schema`: the model files of this box."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agent.cli import models_add, models_list
+from agent.cli import models_add, models_list, models_pick
 from agent.cli.meter import Meter, megabytes
 from agent.cli.models_folder import open_catalog
 
@@ -34,9 +34,12 @@ class Fetched(Struct, frozen=True):
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `models` and its verbs; each sets `func`, which takes the arguments and returns the exit code."""
-    models = subparsers.add_parser("models", help="the model files: list, verify, fetch, add, remove")
+    models = subparsers.add_parser("models", help="the model files: list, pick, verify, fetch, add, remove")
     verbs = models.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_verb(verbs, "list", "the models there are, and their files").set_defaults(func=models_list.show)
+    picked = _add_verb(verbs, "pick", "which one this box would load, how, and why not the others")
+    picked.epilog, picked.formatter_class = models_pick.EPILOG, argparse.RawDescriptionHelpFormatter
+    picked.set_defaults(func=models_pick.pick)
     for name, text, func in (
         ("verify", "check every byte of a model file", verify),
         ("fetch", "get a model file, or do nothing when it is here and whole", fetch),

@@ -4,17 +4,16 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.catalog.added import load_catalog
 from agent.catalog.budget import Budget
 from agent.catalog.gguf import GgufHeader, read_header
-from agent.catalog.placement import Placement, Resources, place
-from agent.catalog.store import Store
+from agent.catalog.placement import Placement, Resources
 from agent.config import Config
 from agent.doctor.remedies import NO_TEMPLATE, explain
 from agent.doctor.words import finding_of
-from agent.errors import InsufficientMemory, ManifestError, ModelFileError, ModelUnavailable
+from agent.errors import InsufficientMemory, ModelFileError, ModelUnavailable
 from agent.findings import Finding, Severity
 from agent.hardware.machine import Machine
+from agent.model_finder import choose
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 
@@ -48,17 +47,12 @@ class Room(Struct, frozen=True, kw_only=True):
     level: int = 0
 
 
-def choose(config: Config, resources: Resources) -> Placement | ModelUnavailable | InsufficientMemory:
+def outcome(config: Config, resources: Resources) -> Placement | ModelUnavailable | InsufficientMemory:
     """What the daemon would load with so much; the refusal is a value here."""
-    models = config.models
     try:
-        store = Store(Path(models.folder))
-        manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
-        return place(config, manifest, store, resources)
+        return choose(config, resources)
     except (ModelUnavailable, InsufficientMemory) as error:
         return error
-    except (ManifestError, ModelFileError, OSError) as error:
-        return ModelUnavailable(str(error))
 
 
 def header_of(placement: Placement) -> GgufHeader | None:

@@ -171,7 +171,7 @@ def _choose(config: Config, seen: Seen, root: Path) -> tuple[Resources | None, O
         )
     except OSError as error:
         return None, ModelUnavailable(f"this box does not tell how much memory it has: {error}")
-    return resources, choice.choose(config, resources)
+    return resources, choice.outcome(config, resources)
 
 
 def _chosen(seen: Seen, outcome: Outcome) -> list[Finding]:

@@ -35,9 +35,10 @@ def main() -> None:
     forecast = backend.forecast
     backend.resize(load.n_ctx)
     rows = load.n_batch
-    backend.decode(Batch([1] * rows, list(range(rows)), [0] * rows, [False] * (rows - 1) + [True]))
+    last = [False] * (rows - 1) + [True]
+    backend.decode(Batch(tokens=[1] * rows, positions=list(range(rows)), slots=[0] * rows, outputs=last))
     for position in range(rows, rows + 4):
-        backend.decode(Batch([1], [position], [0], [True]))
+        backend.decode(Batch(tokens=[1], positions=[position], slots=[0], outputs=[True]))
     anonymous, resident = _now()
     print(msgspec.json.encode(Taken(anonymous, resident - anonymous, forecast)).decode())
 
