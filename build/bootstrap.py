@@ -41,6 +41,7 @@ class Proof(NamedTuple):
 PROOFS = {
     "peers": Proof("tests/bench/peers.py", "speed and memory beside llama.cpp's own benchmarks"),
     "engine": Proof("tests/bench/engine.py", "fleets, memory, stalls and starts beside llama-server"),
+    "choice": Proof("tests/bench/choice.py", "what placement chooses, beside the best way that is measured"),
     "memory": Proof("tests/bench/prediction.py", "what placement predicts of memory, beside what is taken"),
 }
 
