@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.catalog.measurements import Measurements, box_key, build_key, load_all
-from agent.catalog.weigh import SLOW_DISK_BYTES_S, Resources, is_unified
+from agent.catalog.ways import SLOW_DISK_BYTES_S, Resources, is_unified
 from agent.config import Config
 from agent.engine.messages import Device, Hello
 from agent.hardware.cores import usable_cores

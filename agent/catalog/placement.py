@@ -10,7 +10,8 @@ from agent.catalog.shelf import Shelf
 from agent.catalog.sources import ModelFile, Sources, find_sources
 from agent.catalog.store import Store
 from agent.catalog.taste import is_lookup, taste_rank
-from agent.catalog.weigh import DEFAULT_SLOTS, MAX_N_CTX, Resources, Weighed, device_room, weigh
+from agent.catalog.ways import DEFAULT_SLOTS, Resources, device_room
+from agent.catalog.weigh import MAX_N_CTX, Weighed, weigh
 from agent.config import Config
 from agent.engine.messages import Load
 from agent.errors import InsufficientMemory, ModelUnavailable

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA_FILES = {
-    f"agent/data/{name}" for name in ("manifest.yaml", "manifest.schema.json", "tampu.yaml", "tampu.service")
+    f"agent/data/{name}"
+    for name in ("manifest.yaml", "manifest.schema.json", "tampu.yaml", "tampu.service", "tampu-gpu.conf")
 }
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 

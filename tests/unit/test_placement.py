@@ -141,13 +141,6 @@ def test_a_faster_layout_is_made_where_there_is_room_for_both(folder: Folder) ->
     assert not folder.place(box(16 * GIB, PI_4)).load.is_repacked
 
 
-def test_a_model_of_which_little_would_be_copied_stays_in_its_file(folder: Folder) -> None:
-    """Its embeddings' format alone has a faster layout; who asks for the copy gets it."""
-    folder.add("a", ("Q4_1",), Size(layers=24, width=1024, vocabulary=4096))
-    assert not folder.place(box(16 * GIB)).load.is_repacked
-    assert folder.place(box(16 * GIB), Engine(repack="on")).load.is_repacked
-
-
 def test_a_gpu_with_room_is_used(folder: Folder) -> None:
     """All of the model, the output with it; `off` keeps to the CPU."""
     folder.add("a", ("Q4_K_M",), BIG)
