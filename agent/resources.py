@@ -108,9 +108,10 @@ def as_gpu(device: Device) -> Gpu:
 
 
 def _measured(machine: Machine | None, hello: Hello | None) -> tuple[Measurements, ...]:
-    """Figures of this box and build that nobody disturbed: others' load makes them low, and unevenly so."""
-    if machine is None or hello is None:
+    """Figures of this box and build (any build while nobody has asked for it) that nobody disturbed:
+    others' load makes them low, and unevenly so."""
+    if machine is None:
         return ()
     box = box_key(machine.cpu, (gpu.name for gpu in machine.gpus))
-    build = build_key(hello.build, (device.name for device in hello.devices))
+    build = build_key(hello.build, (device.name for device in hello.devices)) if hello else None
     return tuple(one for one in load_all(measurements_folder(), box, build) if not one.is_disturbed)

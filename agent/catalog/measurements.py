@@ -106,14 +106,14 @@ def load(folder: Path, box: str, build: str, model_key: str) -> Measurements | N
     return found
 
 
-def load_all(folder: Path, box: str, build: str) -> tuple[Measurements, ...]:
-    """What was measured here of whatever model, the newest first. Raises nothing."""
+def load_all(folder: Path, box: str, build: str | None) -> tuple[Measurements, ...]:
+    """What was measured here of whatever model, the newest first; None: by whatever build. Raises nothing."""
     try:
         found = [_decoded(content) for path in _by_age(folder)[:MAX_FILES] if (content := _content(path))]
     except OSError as error:
         log.warning("%s cannot be read: %s", folder, error.strerror)
         return ()
-    return tuple(one for one in found if one and (one.box, one.build) == (box, build))
+    return tuple(one for one in found if one and one.box == box and build in (None, one.build))
 
 
 def save(folder: Path, measurements: Measurements) -> Path:

@@ -28,6 +28,7 @@ class Picked(Struct, frozen=True):
     quant: str
     file: str
     runs: str
+    n_batch: int
     why: tuple[str, ...]
     candidates: tuple[Candidate, ...]
 
@@ -59,6 +60,7 @@ def _picked(placement: "Placement") -> Picked:
         quant=placement.quant,
         file=placement.load.path,
         runs=placement.runs,
+        n_batch=placement.load.n_batch,
         why=placement.why,
         candidates=placement.candidates,
     )
