@@ -16,6 +16,9 @@ from agent.config import Config
 from agent.engine.messages import Load
 from agent.errors import InsufficientMemory, ModelUnavailable
 
+# The KV cache's first size: one short question and its answer. It grows with the work (engine/pool.py).
+N_CTX_START = 512
+
 __all__ = ["Placement", "Resources", "place"]
 
 
@@ -179,6 +182,7 @@ def _load(config: Config, best: Weighed, resources: Resources) -> Load:
         is_repacked=way.is_repacked,
         device=way.device if way.n_gpu_layers else "",
         flash_attention="auto" if way.kv_type == "f16" else "on",
+        n_ctx_start=min(N_CTX_START, best.n_ctx),
     )
 
 
@@ -203,7 +207,7 @@ def _why(config: Config, best: Weighed) -> tuple[str, ...]:
     return (
         best.budget.why,
         f"kv_type {way.kv_type}: {kind}",
-        f"n_ctx {best.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
+        f"n_ctx up to {best.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
         f"{way.n_threads} threads: {cores}{measured}",
         _why_device(config, best),
     )

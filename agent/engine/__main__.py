@@ -89,7 +89,7 @@ def serve(
 
             backend = opened.result()
         template = ChatTemplate(backend.tokenizer)
-        pool = Pool(backend, n_ctx=load.n_ctx, hard_bytes=load.hard_bytes)
+        pool = Pool(backend, n_ctx=load.n_ctx, n_ctx_start=load.n_ctx_start, hard_bytes=load.hard_bytes)
         pool.wake()
         engine = Engine(backend, pool, pipe.send, options_for(load, template, store))
         n_ctx = min(pool.max_cells, backend.n_ctx_train)

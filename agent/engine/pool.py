@@ -39,11 +39,13 @@ class Pool:
         backend: Backend,
         *,
         n_ctx: int,
+        n_ctx_start: int = START_CELLS,
         hard_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
         self._clock = clock
+        self._start = n_ctx_start
         self._in_all = _cells_within(hard_bytes, backend.forecast)
         self._lent: list[tuple[int, Callable[[], bool]]] = []
         self._refused_at = -RETRY_S
@@ -107,7 +109,7 @@ class Pool:
         """Make the context again. Raises InsufficientMemory."""
         if self.is_asleep:
             self.max_cells = self._most
-            self._resize(self._size_for(START_CELLS))
+            self._resize(self._size_for(self._start))
 
     def sleep(self) -> None:
         """Give the context's memory back, with all that is in it."""
@@ -131,7 +133,7 @@ class Pool:
 
     def shrink(self, num_resident: int) -> bool | None:
         """Give back what nobody uses; as `grow`."""
-        target = self._size_for(max(_round_up(num_resident), START_CELLS))
+        target = self._size_for(max(_round_up(num_resident), self._start))
         if (
             self.is_asleep
             or target >= self.num_cells
