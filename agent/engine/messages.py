@@ -27,9 +27,9 @@ HEADER = struct.Struct(">I")
 class Load(Struct, frozen=True, tag="load"):
     """Open this model. Sent once, first. Sizes are in tokens (`n_*`) as llama.cpp counts them.
 
-    `n_ctx` is the most the KV cache may grow to from `n_ctx_start`. `hard_bytes` bounds the engine process's anonymous
-    memory (0: no bound). `model_key` names the file's content, for what is kept beside it;
-    `profiles` are the system prompts to have ready. `n_gpu_layers` of the model are computed on
+    `n_ctx` is the most the KV cache may grow to from `n_ctx_start`. `hard_bytes` bounds the engine
+    process's anonymous memory (0: no bound). `model_key` names the file's content, for what is kept
+    beside it; `profiles` are the system prompts to have ready. `n_gpu_layers` of the model are computed on
     `device`, a name of ggml's registry (-1: all of them, and the output); with 0 no GPU is touched.
     `is_repacked`: the CPU gets its own, faster copy of the weights, in anonymous memory.
     `flash_attention`: always, or as llama.cpp finds it possible on the device.
