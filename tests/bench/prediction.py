@@ -9,7 +9,8 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,14 +19,18 @@ sys.path.insert(0, str(ROOT))
 
 import msgspec
 
+import corpus
+import lean_wheel
 from agent.catalog.gguf import GgufHeader, read_header
 from agent.catalog.isa import repack_bytes
 from agent.catalog.shape import shape_of
 from agent.catalog.way import LIBRARY_BYTES, Way, parts
 from agent.engine.messages import Load
 from agent.hardware.probe import probe
+from environment import read_lock
 from lean_wheel import cache_root
 from steps import Trouble, say
+from tests.bench.hollow_models import HOLLOWS, make
 from tests.bench.prediction_child import Taken
 from tests.bench.real_models import ensure
 from tests.bench.report import this_machine
@@ -61,22 +66,16 @@ class Row(msgspec.Struct, frozen=True):
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    models = [MODEL, *options.model]
-    if not options.quick:
-        models += ensure(cache_root() / "models" / "real", Path(sys.executable))
     say(f"Predicted and measured memory of an engine process. {this_machine()}")
-    contexts = CONTEXTS[:1] if options.quick else CONTEXTS
-    features = probe().cpu.features
     rows = []
     say(
         f"{'model':<34}{'n_ctx':>6} {'kv':<5}{'weights':<10}{'measured':>10}{'placement':>17}{'forecast':>17}"
     )
-    for model in models:
-        header = read_header(model)
-        for n_ctx, kv_type, is_repacked in itertools.product(contexts, KV_TYPES, (False, True)):
-            row = measure(model, header, features, n_ctx, kv_type, is_repacked)
-            rows.append(row)
-            say(line(row))
+    with tempfile.TemporaryDirectory(dir=cache_root()) as folder:
+        for model in [MODEL, *options.model, *([] if options.quick else others(Path(folder)))]:
+            for row in measured(model, CONTEXTS[:1] if options.quick else CONTEXTS):
+                rows.append(row)
+                say(line(row))
     worst = max(rows, key=lambda row: abs(row.error(row.placement_bytes)))
     far = max(abs(row.error(row.forecast_bytes)) for row in rows)
     say(
@@ -94,6 +93,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, action="append", default=[], help="another GGUF file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number")
     return parser.parse_args(arguments)
+
+
+def others(folder: Path) -> list[Path]:
+    """Real models, and shapes of more that placement's constants were not fitted to."""
+    vocabularies = corpus.folder(lean_wheel.recipe(read_lock("run")))
+    found = ensure(cache_root() / "models" / "real", Path(sys.executable))
+    if not vocabularies.is_dir():
+        say("  without the other shapes: ./build/test fetches the vocabularies they need")
+        return found
+    return [*found, *(make(hollow, vocabularies, folder) for hollow in HOLLOWS)]
+
+
+def measured(model: Path, contexts: Sequence[int]) -> Iterator[Row]:
+    """Every combination, in formats this model's cache can have."""
+    header, features = read_header(model), probe().cpu.features
+    kv_types = [kv_type for kv_type in KV_TYPES if kv_type in shape_of(header).kv.types]
+    for n_ctx, kv_type, is_repacked in itertools.product(contexts, kv_types, (False, True)):
+        yield measure(model, header, features, n_ctx, kv_type, is_repacked)
 
 
 def measure(
