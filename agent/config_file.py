@@ -23,7 +23,7 @@ MAX_SOCKET_PATH_BYTES = 103
 
 ENV_PREFIX = "TAMPU_"
 # Read elsewhere (tests, build scripts) or not settings: never taken for overrides.
-ENV_RESERVED = {ENV_CONFIG, "TAMPU_PYTHON", "TAMPU_CMAKE_ARGS"}
+ENV_RESERVED = {ENV_CONFIG, "TAMPU_PYTHON", "TAMPU_TARGET", "TAMPU_CMAKE_ARGS"}
 
 
 def load(named: str | None = None, overrides: Iterable[str] = ()) -> Config:

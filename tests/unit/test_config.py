@@ -106,6 +106,15 @@ def test_the_environment_wins_over_the_file_and_set_over_both(
     assert (found.mqtt.username, found.mqtt.host, found.mqtt.port) == ("from-file", "from-environment", 3000)
 
 
+@pytest.mark.parametrize("name", ["TAMPU_TARGET", "TAMPU_CMAKE_ARGS", "TAMPU_PYTHON"])
+def test_what_the_build_scripts_read_is_no_override(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They call `tampu` with the variables they were called with."""
+    monkeypatch.setenv(name, "vulkan")
+    assert read(file, "node: box").node == "box"
+
+
 def test_overrides_reach_into_sections_that_are_not_there(file: Path) -> None:
     """Also into a section that is written and empty."""
     found = read(file, "mqtt:\n", "mqtt.host=x", "mqtt.tls.ca=ca.pem", "profiles.attic.system=You know dust.")
