@@ -25,6 +25,9 @@ ENV_PREFIX = "TAMPU_"
 # Read elsewhere (tests, build scripts) or not settings: never taken for overrides.
 ENV_RESERVED = {ENV_CONFIG, "TAMPU_PYTHON", "TAMPU_TARGET", "TAMPU_CMAKE_ARGS"}
 
+# Keys of `engine` whose words `on` and `off` YAML reads as true and false.
+SWITCHES = ("gpu", "repack")
+
 
 def load(named: str | None = None, overrides: Iterable[str] = ()) -> Config:
     """The configuration of this process, defaults filled in.
@@ -139,7 +142,7 @@ def _set(tree: dict[str, Any], key: list[str], value: Any, source: str) -> None:
 
 def _convert(tree: dict[str, Any], where: str, sources: Mapping[str, str]) -> Config:
     # A section whose keys are all commented out reads as null: that is the default, not an error.
-    tree = {key: value for key, value in tree.items() if value is not None}
+    tree = _with_words({key: value for key, value in tree.items() if value is not None})
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
@@ -154,6 +157,15 @@ def _convert(tree: dict[str, Any], where: str, sources: Mapping[str, str]) -> Co
             source = _origin(key.split("."), sources) or where
             raise ConfigError(f"{source}: {key}: {short(text)} is not allowed; expected {_STORABLE}")
     return config
+
+
+def _with_words(tree: dict[str, Any]) -> dict[str, Any]:
+    """With `on` and `off` where YAML has made booleans of them."""
+    engine = tree.get("engine")
+    if not isinstance(engine, dict):
+        return tree
+    words = {key: "on" if engine[key] else "off" for key in SWITCHES if isinstance(engine.get(key), bool)}
+    return {**tree, "engine": {**engine, **words}}
 
 
 def _origin(keys: list[str], sources: Mapping[str, str]) -> str | None:

@@ -89,6 +89,16 @@ def test_idle_times_are_a_section_of_the_engines(file: Path, monkeypatch: pytest
     assert (Engine().idle.context_s, Engine().idle.process_s) == (300, 1800)
 
 
+@pytest.mark.parametrize("word", ["on", "off", '"on"', "'off'"])
+def test_on_and_off_are_words(file: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Without quotes too, though YAML reads them as true and false; from wherever they come."""
+    bare = word.strip("\"'")
+    assert read(file, f"engine: {{repack: {word}}}").engine.repack == bare
+    assert read(file, "", f"engine.repack={word}").engine.repack == bare
+    monkeypatch.setenv("TAMPU_ENGINE__REPACK", word)
+    assert read(file, "engine: {gpu: off}").engine == Engine(gpu="off", repack=bare)
+
+
 def test_profiles_have_free_names(file: Path) -> None:
     """A profile is a named system prompt."""
     found = read(file, "profiles: {greenhouse: {system: You know plants.}}")
@@ -216,6 +226,7 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ),
         ("engine: {memory: 400}", "engine.memory: 400 is not allowed; expected int >= 1048576"),
         ("engine: {memory: 1.5}", "engine.memory: 1.5 is not allowed; expected int | str, got float"),
+        ("engine: {gpu: on}", "engine.gpu: 'on' is not allowed; expected a number or auto or all or off"),
         ("engine: {idle: {contxt_s: 1}}", "engine.idle.contxt_s: unknown key; did you mean context_s?"),
         ("engine: {idle: {process_s: -1}}", "engine.idle.process_s: -1 is not allowed; expected float >= 0"),
         ("limits: {ttl_s: .nan}", "limits.ttl_s: nan is not allowed; expected float > 0"),
