@@ -41,9 +41,14 @@ DRIVERS_WITHIN_S = 5.0
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """What was read, before anybody judged it; `unasked` is why a GPU's driver could not be asked."""
+    """What was read, before anybody judged it; `unasked` is why a GPU's driver could not be asked.
+
+    `machine` has its GPUs as their drivers name them, `probed` as the kernel does: so the daemon knows
+    the box, and `tampu bench` keeps its figures.
+    """
 
     machine: Machine
+    probed: Machine
     unasked: str
     heard: Hello | build.Silence
     greeting: broker.Greeting
@@ -117,7 +122,7 @@ async def _look(config: Config, root: Path, engine_command: tuple[str, ...] | No
     is_system = places.is_system_socket(config.api.socket)
     state = places.SYSTEM_STATE if is_system else places.state_folder()
     load = await asyncio.to_thread(slowness.read_load, root)
-    (machine, unasked), heard, greeting, knocked, told = await asyncio.gather(
+    (machine, probed, unasked), heard, greeting, knocked, told = await asyncio.gather(
         asyncio.to_thread(_machine, root),
         build.hear(engine_command),
         broker.greet(config.mqtt),
@@ -126,6 +131,7 @@ async def _look(config: Config, root: Path, engine_command: tuple[str, ...] | No
     )
     return Seen(
         machine=machine,
+        probed=probed,
         unasked=unasked,
         heard=heard,
         greeting=greeting,
@@ -138,15 +144,16 @@ async def _look(config: Config, root: Path, engine_command: tuple[str, ...] | No
     )
 
 
-def _machine(root: Path) -> tuple[Machine, str]:
-    """The box with what its drivers say of its GPUs; and why they could not all be asked, if so."""
+def _machine(root: Path) -> tuple[Machine, Machine, str]:
+    """The box with what its drivers say of its GPUs, the box without; and why not all could be asked."""
     machine = probe(root)
     if root != ROOT:
-        return machine, ""
+        return machine, machine, ""
     asked = ask(DRIVERS_WITHIN_S)
     gpus = confirmed(machine.gpus, asked)
     is_unified = unified_memory(machine.cpu, machine.board, gpus)
-    return msgspec.structs.replace(machine, gpus=gpus, has_unified_memory=is_unified), asked.reason
+    told = msgspec.structs.replace(machine, gpus=gpus, has_unified_memory=is_unified)
+    return told, machine, asked.reason
 
 
 def _own_files(models: Path) -> tuple[Path, ...]:
@@ -167,7 +174,7 @@ def _choose(config: Config, seen: Seen, root: Path) -> tuple[Resources | None, O
         own, level = sum(count or 0 for count in taken), status.memory.level
     try:
         resources = read_resources(
-            root, (), level, own_bytes=own, machine=seen.machine, hello=hello, config=config
+            root, (), level, own_bytes=own, machine=seen.probed, hello=hello, config=config
         )
     except OSError as error:
         return None, ModelUnavailable(f"this box does not tell how much memory it has: {error}")

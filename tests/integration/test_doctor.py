@@ -15,10 +15,15 @@ from typing import Any
 import pytest
 
 from agent import config_file
+from agent.catalog.placement import Resources
 from agent.cli.main import main
 from agent.doctor.examine import examine
 from agent.doctor.report import LiveReport
 from agent.findings import Severity
+from agent.hardware.gpu.driver_answer import Asked
+from agent.hardware.machine import Gpu, Machine
+from agent.hardware.probe import probe
+from agent.resources import read_resources
 from tests.support.processes import Daemon, Mosquitto, free_port, wait_until
 
 ENGINE = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_engine.py"), "0")
@@ -79,6 +84,24 @@ def test_a_box_that_works_has_no_errors(
     assert report.budget is not None
     assert report.budget.hard_bytes == report.daemon.status.memory.hard_bytes
     assert daemon.status()["mqtt"].startswith("connected"), "the doctor took the daemon's place"
+
+
+def test_figures_are_kept_under_the_names_that_the_kernel_has(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What drivers add or call otherwise is shown, and does not hide what `tampu bench` has measured."""
+    machines: list[Machine | None] = []
+
+    def read(*args: Any, machine: Machine | None = None, **options: Any) -> Resources:
+        machines.append(machine)
+        return read_resources(*args, machine=machine, **options)
+
+    added = Asked((Gpu(name="llvmpipe", kind="software", api="vulkan"),))
+    monkeypatch.setattr("agent.doctor.examine.ask", lambda _seconds: added)
+    monkeypatch.setattr("agent.doctor.examine.read_resources", read)
+    report = look(tmp_path, models=model_folder, port=free_port())
+    assert "llvmpipe" in [gpu.name for gpu in report.gpus]
+    assert [machine.gpus for machine in machines if machine] == [probe().gpus]
 
 
 def test_an_old_protocol_is_spoken_where_it_is_asked_for(
