@@ -5,7 +5,7 @@ from msgspec import Struct
 from agent.catalog.budget import Budget
 from agent.catalog.candidate import Candidate
 from agent.catalog.isa import repacked_types
-from agent.catalog.manifest import Manifest
+from agent.catalog.manifest import AUTO, Manifest
 from agent.catalog.shelf import Shelf
 from agent.catalog.sources import ModelFile, Sources, find_sources
 from agent.catalog.store import Store
@@ -41,7 +41,7 @@ class Placement(Struct, frozen=True):
         on_gpu = "all layers" if load.n_gpu_layers < 0 else f"{load.n_gpu_layers} layers"
         where = f"{on_gpu} on {load.device}" if load.n_gpu_layers else "on the CPU"
         weights = ", weights in a faster layout" if load.is_repacked else ""
-        return f"{where}, {load.n_threads} threads, KV cache {load.kv_type}{weights}"
+        return f"{where}, {_threads(load.n_threads)}, KV cache {load.kv_type}{weights}"
 
 
 def place(
@@ -69,7 +69,8 @@ def place(
     )
     file = best.file
     load = _load(config, best, resources)
-    return Placement(file.name, file.quant, file.sha256, load, best.budget, _why(config, best), candidates)
+    why = _why(config, best, resources)
+    return Placement(file.name, file.quant, file.sha256, load, best.budget, why, candidates)
 
 
 def _weigh_all(
@@ -130,14 +131,13 @@ def _rank(config: Config, item: Weighed, resources: Resources) -> tuple[int, int
 
 
 def _why_it(config: Config, best: Weighed, ranked: list[Weighed]) -> str:
-    speed = f"{best.pace.decode_tok_s:.0f} tok/s {'measured' if best.pace.is_measured else 'estimated'}"
+    """What it won by, and what is wrong with it all the same."""
+    is_bad = _grade(config, best) > 0
+    won = "nothing runs better on this box" if is_bad else "the preferred one of those that run well"
     if len(ranked) == 1:
-        return f"the only one that is here and fits; {speed}"
-    return (
-        f"the preferred one of those that run well; {speed}"
-        if not _grade(config, best)
-        else (f"nothing runs better on this box; {speed}")
-    )
+        is_free = (config.models.name, config.models.variant) == (AUTO, AUTO)
+        won = "the only one that is here and fits" if is_free else "the configuration asks for it"
+    return f"{won}, but {_worse(config, best)}" if is_bad else won
 
 
 def _why_not(config: Config, item: Weighed, best: Weighed) -> str:
@@ -198,17 +198,19 @@ def _hard_bytes(best: Weighed, resources: Resources) -> int:
     return hard + max(0, device_room(device) - best.parts.device_bytes)
 
 
-def _why(config: Config, best: Weighed) -> tuple[str, ...]:
+def _why(config: Config, best: Weighed, resources: Resources) -> tuple[str, ...]:
     wishes, way = config.engine, best.way
     kind = f"{best.room} tokens fit" if wishes.kv_type == "auto" else "configured"
     context = "as many as are any use" if best.n_ctx == MAX_N_CTX else "all that fit"
     cores = "physical cores we may use" if wishes.threads == "auto" else "configured"
+    if wishes.threads == "auto" and way.n_threads != resources.cores:
+        cores = "the quickest"
     measured = "; measured" if best.pace.is_measured else ""
     return (
         best.budget.why,
         f"kv_type {way.kv_type}: {kind}",
         f"n_ctx up to {best.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
-        f"{way.n_threads} threads: {cores}{measured}",
+        f"{_threads(way.n_threads)}: {cores}{measured}",
         _why_device(config, best),
     )
 
@@ -224,4 +226,10 @@ def _why_device(config: Config, best: Weighed) -> str:
     if way.is_repacked:
         copied = best.parts.repack_bytes >> 20
         return f"weights in a faster layout: {copied} MiB besides the file, for quicker prompts"
+    if config.engine.repack == "on":
+        return "weights stay in the file: engine.repack asks for a copy, and there is none to make or no room"
     return "weights stay in the file: clean pages, which the kernel can drop and read again"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"

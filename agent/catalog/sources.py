@@ -57,7 +57,11 @@ def find_sources(
     files = tuple(item for item in found if isinstance(item, ModelFile))
     refused = tuple(item for item in found if isinstance(item, Candidate))
     first = f" {models[0].name}" if models else ""
-    return Sources(files, refused, f"fetch it with: tampu models fetch --folder {store.folder}{first}")
+    advice = f"fetch it with: tampu models fetch --folder {store.folder}{first}"
+    quants = {variant.quant for model in models for variant in model.variants}
+    if wanted.variant not in (AUTO, *quants):
+        advice = "set models.variant to one that is there, or to auto"
+    return Sources(files, refused, advice)
 
 
 def _models(name: str, manifest: Manifest) -> list[Model]:
@@ -77,7 +81,7 @@ def _look(
         variants = [variant for variant in model.variants if quant in (AUTO, variant.quant)]
         if not variants:
             known = ", ".join(variant.quant for variant in model.variants)
-            yield _refused(model.name, quant, "", f"there is no such variant; there are {known}")
+            yield _refused(model.name, quant, "", f"there is no variant {quant}, only {known}")
         for variant in variants:
             yield _variant_file(model, variant, order, store, features, shelf)
 

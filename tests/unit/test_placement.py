@@ -67,7 +67,7 @@ def test_a_variant_may_be_asked_for(folder: Folder) -> None:
     """And one that is not there is an error that names those that are."""
     folder.add("a", ("Q4_K_M", "Q8_0"))
     assert folder.place(box(16 * GIB), variant="Q8_0").quant == "Q8_0"
-    with pytest.raises(ModelUnavailable, match="there is no such variant; there are Q4_K_M, Q8_0"):
+    with pytest.raises(ModelUnavailable, match="no variant Q2_K, only Q4_K_M, Q8_0; set models"):
         folder.place(box(16 * GIB), variant="Q2_K")
 
 
@@ -183,6 +183,23 @@ def test_a_wish_for_a_gpu_that_is_not_there_is_said(folder: Folder) -> None:
     placement = folder.place(box(16 * GIB), Engine(gpu="all"))
     assert placement.load.n_gpu_layers == 0
     assert any("this build has none" in reason for reason in placement.why)
+
+
+def test_a_wish_for_a_copy_that_cannot_be_made_is_said(folder: Folder) -> None:
+    """No CPU has a faster layout for this format."""
+    folder.add("a", ("F16",))
+    placement = folder.place(box(16 * GIB), Engine(repack="on"))
+    assert not placement.load.is_repacked
+    assert any("engine.repack asks for a copy" in reason for reason in placement.why)
+
+
+def test_what_is_chosen_says_what_is_wrong_with_it(folder: Folder) -> None:
+    """It is the only one, or it was asked for."""
+    folder.add("a", ("Q4_K_M",))
+    assert folder.place(box(16 * GIB)).candidates[0].reason == "the only one that is here and fits"
+    slow = folder.place(box(16 * GIB), name="a", speed_floor=900).candidates[0].reason
+    assert slow.startswith("the configuration asks for it, but ")
+    assert slow.endswith("tok/s are below the floor of 900 (models.speed_floor)")
 
 
 def test_a_quantised_cache_needs_flash_attention(folder: Folder) -> None:
