@@ -15,6 +15,9 @@ NAME = r"^[A-Za-z0-9_.-]{1,64}\Z"
 SIZE = r"^(auto|[0-9]{1,6}(\.[0-9]{1,3})?[KMG])\Z"
 """`auto`, or a number with its unit: K, M and G are 2**10, 2**20 and 2**30 bytes, as systemd has them."""
 
+QUANT = r"^(auto|[A-Z0-9_]{1,16})\Z"
+"""`auto`, or what a manifest calls a quant."""
+
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -57,7 +60,7 @@ class Models(_Section, frozen=True):
     folder: str = ""
     manifest: str | None = None
     name: Annotated[str, Meta(min_length=1)] = "auto"
-    variant: Annotated[str, Meta(pattern=r"^(auto|[A-Z0-9_]{1,16})\Z")] = "auto"
+    variant: Annotated[str, Meta(pattern=QUANT)] = "auto"
     speed_floor: Annotated[float, Meta(ge=0, le=1000)] = 2.0
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from agent.config import NAME, SIZE, Config, Profile
+from agent.config import NAME, QUANT, SIZE, Config, Profile
 
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|\[\.\.\.\]")
 
@@ -32,6 +32,8 @@ def explain(tree: dict[str, Any], text: str) -> tuple[list[str], str]:
         return keys, f"{name}: {short(value)} is not allowed; expected {' or '.join(_choices(_kind(keys)))}"
     if repr(SIZE) in reason:
         return keys, f"{name}: {short(value)} is not allowed; expected auto, or a size like 400M or 1.5G"
+    if repr(QUANT) in reason:
+        return keys, f"{name}: {short(value)} is not allowed; expected auto, or a quant like Q4_K_M"
     rule = one_line(reason).removeprefix("Expected ").replace("`", "").replace("\\Z", "$")
     return keys, f"{name}: {short(value)} is not allowed; expected {rule}"
 

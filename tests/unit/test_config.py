@@ -226,6 +226,10 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ),
         ("engine: {memory: 400}", "engine.memory: 400 is not allowed; expected int >= 1048576"),
         ("engine: {memory: 1.5}", "engine.memory: 1.5 is not allowed; expected int | str, got float"),
+        (
+            "models: {variant: q4_0}",
+            "models.variant: 'q4_0' is not allowed; expected auto, or a quant like Q4_K_M",
+        ),
         ("engine: {gpu: on}", "engine.gpu: 'on' is not allowed; expected a number or auto or all or off"),
         ("engine: {idle: {contxt_s: 1}}", "engine.idle.contxt_s: unknown key; did you mean context_s?"),
         ("engine: {idle: {process_s: -1}}", "engine.idle.process_s: -1 is not allowed; expected float >= 0"),
