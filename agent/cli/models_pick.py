@@ -1,6 +1,7 @@
 """`tampu models pick`: which model file this box would load, how, and why not the others."""
 
 import argparse
+import textwrap
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from agent.catalog.placement import Placement
 
 MIB = 1 << 20
+WIDTH = 100
 EPILOG = """\
 examples:
   tampu models pick
@@ -72,7 +74,14 @@ def render(placement: "Placement") -> str:
     lines += [f"  {reason}" for reason in placement.why]
     for candidate in placement.candidates:
         lines += ["", *_lines(candidate)]
-    return "\n".join(lines)
+    return "\n".join(map(_wrapped, lines))
+
+
+def _wrapped(line: str) -> str:
+    """What does not fit goes on below, further in."""
+    return textwrap.fill(
+        line, WIDTH, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _lines(candidate: Candidate) -> list[str]:
