@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 ROUTE = "/health"
 BAR_CELLS = 20
+WIDTH = 100
 
 EPILOG = """\
 examples:
@@ -63,7 +64,16 @@ def render(status: "Status") -> str:
         ("restarts", _restarts(status)),
     ]
     width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+    return "\n".join(_wrapped(f"{name:<{width}}  {value}", " " * (width + 2)) for name, value in lines)
+
+
+def _wrapped(line: str, indent: str) -> str:
+    """What does not fit goes on below, under its value."""
+    import textwrap
+
+    return textwrap.fill(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _model(status: "Status") -> str:

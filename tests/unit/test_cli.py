@@ -348,6 +348,19 @@ def test_the_screen_says_it_in_aligned_lines() -> None:
     )
 
 
+def test_what_is_too_long_goes_on_below_its_value() -> None:
+    """The screen keeps to 100 columns."""
+    runs = "on the CPU, 2 threads, KV cache f16, weights in a faster layout"
+    model = ModelStatus("tinyllama-1.1b", "IQ2_XXS", "00", "llama 1B", 2048, 8, runs)
+    lines = status.render(msgspec.structs.replace(STATUS, model=model)).splitlines()
+    assert lines[2].startswith(
+        "model     tinyllama-1.1b IQ2_XXS (n_ctx 2048, 8 slots; on the CPU, 2 threads,"
+    )
+    assert lines[3].startswith(" " * 10)
+    assert lines[3].endswith("layout)")
+    assert max(map(len, lines)) <= 100
+
+
 def test_a_box_that_is_not_ready_says_why() -> None:
     """The reason stands beside the state, and what is not there yet is said to be missing."""
     starting = msgspec.structs.replace(
@@ -359,13 +372,13 @@ def test_a_box_that_is_not_ready_says_why() -> None:
     assert lines[6] == "kv cells  [....................] 0/0"
 
 
-def test_prediction_and_measurement_stand_in_one_line() -> None:
+def test_prediction_and_measurement_stand_together() -> None:
     """With the budget they have to keep to, and what troubles it."""
     lines = status.render(msgspec.structs.replace(STATUS, memory=MEASURED)).splitlines()
-    assert lines[8] == (
-        "memory    engine 120 MiB (118 MiB predicted), daemon 25 MiB anonymous;"
-        " budget 300 MiB and 98 MiB of the model, lowered to level 1; pressure 2"
-    )
+    assert lines[8:10] == [
+        "memory    engine 120 MiB (118 MiB predicted), daemon 25 MiB anonymous; budget 300 MiB and 98 MiB of",
+        "          the model, lowered to level 1; pressure 2",
+    ]
 
 
 def test_a_sleeping_engine_is_said_to_sleep() -> None:
