@@ -27,7 +27,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--root", metavar="DIR", help="look at a recorded box: its proc/, sys/ and etc/")
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="look at a recorded box: its proc/, sys/ and etc/, or files with what lscpu and others printed",
+    )
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: api.socket)")
     parser.set_defaults(func=show)
 

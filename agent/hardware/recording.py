@@ -17,7 +17,7 @@ from agent.hardware.text import printable_path, read
 
 # Far more than anybody records of one box.
 MAX_FILES = 256
-ASK = "record a box with: cat /proc/cpuinfo, lscpu, cat /proc/meminfo"
+ASK = "record a box by what cat /proc/cpuinfo, lscpu and cat /proc/meminfo print, in files of one folder"
 NUMBER_ROW = (
     r"^\s*(?:Mem|Speicher|Pamięć|Память|Пам|内存|記憶體|メモリ)[^\s:]*\s?:\s+\d[\d.,]*[KMGTP]?i?B?\s+\d"
 )

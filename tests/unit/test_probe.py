@@ -99,7 +99,7 @@ def test_a_file_that_tells_nothing_is_refused_with_the_next_step(
 ) -> None:
     """By its name."""
     path = write(tmp_path, {"thing": content}) / "thing"
-    with pytest.raises(ProbeError, match=r"thing: this file tells nothing of a box; record a box with"):
+    with pytest.raises(ProbeError, match=r"thing: this file tells nothing of a box; record a box by"):
         probe(path)
 
 
