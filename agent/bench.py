@@ -95,8 +95,8 @@ class _Bench:
         measurements = self._measurements(self._hello)
         if measurements.is_disturbed:
             self._notes.append(
-                f"other programs kept {self._others_cores:.1f} cores busy meanwhile: the figures are low;"
-                " end them and measure again"
+                f"other programs kept {self._others_cores:.1f} cores busy meanwhile: the figures are low,"
+                " and placement does not follow them; end them and measure again"
             )
         return Outcome(measurements=measurements, notes=tuple(self._notes))
 
