@@ -79,11 +79,17 @@ def _free_name(models: tuple[Model, ...], name: str | None, target: Path) -> str
     if wanted == AUTO or wanted != model_name(wanted):
         raise ManifestError(
             f"{wanted!r} cannot be a model's name; choose one of a-z 0-9 . _ - with --name, such as "
-            f"{model_name(wanted + '-1')!r}"
+            f"{_suggested(wanted)!r}"
         )
     if any(model.name == wanted for model in models):
         raise ManifestError(f"a model is called {wanted!r} already; choose another name with --name")
     return wanted
+
+
+def _suggested(wanted: str) -> str:
+    """The nearest name that is one."""
+    name = model_name(wanted)
+    return f"{name}-1" if name == AUTO else name
 
 
 def _check_name(known: Model, name: str | None) -> None:
