@@ -33,6 +33,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "demo",
         help="broker, daemon and a simulated device, all on this machine",
+        description="Start a broker, the daemon and a simulated device here, and stream one answer.",
         epilog='example: tampu demo --stay --prompt "Why is the sky blue?"',
     )
     parser.add_argument("--prompt", default=PROMPT, help="what the device asks")
