@@ -126,7 +126,7 @@ class Model(_Record, frozen=True, kw_only=True):
 
     @property
     def preferred(self) -> Variant:
-        """The variant that is used unless another one is asked for."""
+        """The variant that is fetched and verified unless another one is asked for."""
         return self.variants[0]
 
     @property

@@ -18,7 +18,7 @@ from agent.errors import ManifestError
 __all__ = ["AUTO", "ChatTemplate", "Manifest", "Model", "PypiSource", "Variant", "load_manifest"]
 
 AUTO = "auto"
-"""Stands for the default model wherever a model is named."""
+"""Where a model is named: the default one, or for placement whichever suits the box, that one first."""
 
 PACKAGED = Path(__file__).parents[1] / "data" / "manifest.yaml"
 IN_CHECKOUT = Path(__file__).parents[2] / "models" / "manifest.yaml"

@@ -89,6 +89,6 @@ def _table(rows: list[Row]) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [map(str.ljust, line, widths) for line in lines]
-    notes = ["* is the default: what `auto` means"]
+    notes = ["* is the default: what `auto` takes first, see `tampu models pick`"]
     notes += [f"refused: {row.refusal}" for row in rows if row.refusal]
     return "\n".join([*(" ".join(cells).rstrip() for cells in padded), *notes])
