@@ -1,6 +1,7 @@
 """`tampu models pick`: which model file this box would load, how, and why not the others."""
 
 import argparse
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ examples:
   tampu --set engine.memory=300M models pick
   tampu --set models.name=auto --set engine.gpu=off models pick --json
 
-GPUs are left out here, because only the engine can tell which it can use: see `tampu doctor`.
+A running daemon's memory counts as taken here: `tampu doctor` sees what the daemon would load again.
 """
 
 
@@ -37,9 +38,13 @@ class Picked(Struct, frozen=True):
 
 def pick(args: argparse.Namespace) -> int:
     """Print the choice. Raises ModelUnavailable or InsufficientMemory where there is none."""
+    import asyncio
+
     import msgspec
 
     from agent import config_file
+    from agent.doctor import build
+    from agent.engine.messages import Hello
     from agent.hardware.memory import ROOT
     from agent.hardware.probe import probe
     from agent.model_finder import choose
@@ -48,7 +53,11 @@ def pick(args: argparse.Namespace) -> int:
     config = config_file.load(args.config, args.set)
     models = msgspec.structs.replace(config.models, folder=args.folder or config.models.folder)
     config = msgspec.structs.replace(config, models=models)
-    placement = choose(config, read_resources(ROOT, (), 0, machine=probe(), config=config))
+    heard = asyncio.run(build.hear())
+    if not isinstance(heard, Hello):
+        print("tampu: GPUs are left out, the engine does not start here; see: tampu doctor", file=sys.stderr)
+    hello = heard if isinstance(heard, Hello) else None
+    placement = choose(config, read_resources(ROOT, (), 0, machine=probe(), hello=hello, config=config))
     if args.json:
         print(msgspec.json.encode(_picked(placement)).decode())
     else:
