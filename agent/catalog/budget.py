@@ -95,7 +95,11 @@ def _why(limit: int | None, memory: int, hard: int, hot_file: int, file_bytes: i
     if limit is not None and memory < limit:
         whose = "available, less than engine.memory"
     lowered = f", lowered to level {level} after deaths for memory" if level else ""
-    warm = f"the whole file of {_mib(file_bytes)} stays in memory"
+    warm = (
+        f"the whole file of {_mib(file_bytes)} stays in memory"
+        if file_bytes
+        else "no more is read of the file"
+    )
     if hot_file < file_bytes:
         warm = f"{_mib(hot_file)} of the file's {_mib(file_bytes)} stay in memory: answers wait for the disk"
     return f"{_mib(memory)} ({whose}): {_mib(hard)} hard{lowered}; {warm}"

@@ -220,7 +220,8 @@ def _why_device(config: Config, best: Weighed) -> str:
     if way.n_gpu_layers < 0:
         return f"computed on {way.device}: the whole model fits there"
     if way.n_gpu_layers:
-        return f"{way.n_gpu_layers} of {shape.num_layers} layers on {way.device}: what fits there"
+        fits = "configured" if isinstance(config.engine.gpu, int) else "what fits there"
+        return f"{way.n_gpu_layers} of {shape.num_layers} layers on {way.device}: {fits}"
     if config.engine.gpu not in ("auto", "off"):
         return "computed on the CPU: engine.gpu asks for a GPU, and this build has none it can use here"
     if way.is_repacked:
