@@ -209,7 +209,8 @@ def _why(config: Config, best: Weighed, resources: Resources) -> tuple[str, ...]
     return (
         best.budget.why,
         f"kv_type {way.kv_type}: {kind}",
-        f"n_ctx up to {best.n_ctx}: {context if wishes.n_ctx == 'auto' else 'configured'}",
+        f"n_ctx up to {best.n_ctx}, of all conversations together:"
+        f" {context if wishes.n_ctx == 'auto' else 'configured'}",
         f"{_threads(way.n_threads)}: {cores}{measured}",
         _why_device(config, best),
     )

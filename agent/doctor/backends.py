@@ -166,7 +166,7 @@ def _is_small_jetson(machine: Machine) -> bool:
 
 
 def _install(target: str) -> str:
-    return f"Install the bundle {target}, or build it here with: TAMPU_TARGET={target} ./build/quickstart"
+    return f"Build llama.cpp for the target {target}, in a checkout: TAMPU_TARGET={target} ./build/quickstart"
 
 
 def _wake(gpu: Gpu) -> str:

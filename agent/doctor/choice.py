@@ -71,6 +71,17 @@ def judge(header: GgufHeader | None, machine: Machine) -> list[Finding]:
     return [finding] if finding else []
 
 
+def judge_gpu_wish(wish: int | str, placement: Placement) -> list[Finding]:
+    """A GPU is asked for by name of its layers, and none computes."""
+    if wish in ("auto", "off") or placement.load.n_gpu_layers:
+        return []
+    what = (
+        f"engine.gpu is {wish}, and everything is computed on the CPU: this build has no GPU it can use here."
+    )
+    remedy = "See the devices of llama.cpp above; build it for this box's GPU, or set engine.gpu to auto."
+    return [Finding(Severity.WARNING, "gpu_wish_not_kept", what, remedy)]
+
+
 def judge_refusal(error: ModelUnavailable | InsufficientMemory) -> Finding:
     """Nothing can be loaded: the sentence of placement, with its numbers."""
     return finding_of(error, Severity.ERROR, error.code)

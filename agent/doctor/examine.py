@@ -82,7 +82,7 @@ async def examine(
         *diagnose(seen.machine),
         *build.judge(seen.machine, seen.heard),
         *_compared(seen),
-        *_chosen(seen, outcome),
+        *_chosen(config, seen, outcome),
         *folders.judge_state(seen.state, _daemon_user(seen.door)),
         *broker_verdict.judge(config.mqtt, seen.greeting),
         *door.judge(seen.door, config.api.group),
@@ -181,7 +181,7 @@ def _choose(config: Config, seen: Seen, root: Path) -> tuple[Resources | None, O
     return resources, choice.outcome(config, resources)
 
 
-def _chosen(seen: Seen, outcome: Outcome) -> list[Finding]:
+def _chosen(config: Config, seen: Seen, outcome: Outcome) -> list[Finding]:
     """About the models folder, the choice in it, and how fast it will be."""
     found = folders.judge_models(seen.models)
     if not isinstance(outcome, Placement):
@@ -199,7 +199,8 @@ def _chosen(seen: Seen, outcome: Outcome) -> list[Finding]:
     )
     slow = slowness.slow(facts)
     judged = choice.judge(choice.header_of(outcome), seen.machine)
-    return [*found, *judged, *([slow] if slow else ())]
+    wish = choice.judge_gpu_wish(config.engine.gpu, outcome)
+    return [*found, *judged, *wish, *([slow] if slow else ())]
 
 
 def _room(seen: Seen, resources: Resources, placement: Placement | None) -> choice.Room:

@@ -82,18 +82,18 @@ def _architecture(cpu: Cpu) -> Findings:
 def _x86(cpu: Cpu) -> Findings:
     if cpu.arch != "x86_64" or not cpu.features:
         return
-    bundle = "install the bundle with CPU variants, which picks the code for this CPU at the start"
+    build = "build llama.cpp on this very box, in a checkout: ./build/quickstart"
     if "avx" not in cpu.features:
         yield _warning(
             "cpu_without_avx",
             f"this CPU ({_name(cpu)}) has no AVX: a usual build dies with SIGILL, and it computes slowly",
-            bundle,
+            build,
         )
     elif "avx2" not in cpu.features:
         yield _warning(
             "cpu_without_avx2",
             f"this CPU ({_name(cpu)}) has no AVX2: a usual build dies with SIGILL, and it computes slowly",
-            bundle,
+            build,
         )
 
 

@@ -64,7 +64,7 @@ def test_a_gpu_that_the_build_cannot_use_names_its_target(gpu: Gpu, target: str)
     finding = only(compare(box(gpu), (CPU,), BUILD))
     assert (finding.severity, finding.code) == (Severity.WARNING, "gpu_no_backend")
     assert gpu.name in finding.what
-    assert f"bundle {target}," in finding.remedy
+    assert f"for the target {target}," in finding.remedy
     assert f"TAMPU_TARGET={target} ./build/quickstart" in finding.remedy
 
 

@@ -20,6 +20,7 @@ from agent.errors import ModelUnavailable
 from agent.findings import Finding, Severity
 from agent.hardware.machine import Cpu, Machine
 from agent.status import EngineStatus, Memory, Status
+from tests.support.model_folder import Folder
 
 MIB = 1 << 20
 MACHINE = Machine(cpu=Cpu(arch="x86_64", features=("avx2", "fma"), cpus=4, cores=4))
@@ -354,6 +355,16 @@ def test_a_refusal_is_an_error_with_its_own_code() -> None:
     assert finding == Finding(
         Severity.ERROR, "model_unavailable", "M is missing.", "Fetch it with: tampu models fetch"
     )
+
+
+def test_a_gpu_that_is_asked_for_in_vain_is_told(tmp_path: Path) -> None:
+    """As a warning; who leaves it to the box asks for none."""
+    folder = Folder(tmp_path)
+    folder.add("a", ("Q4_K_M",))
+    placement = folder.place(Resources(8 << 30, 4))
+    assert codes(choice.judge_gpu_wish("all", placement)) == ["gpu_wish_not_kept"]
+    assert codes(choice.judge_gpu_wish(8, placement)) == ["gpu_wish_not_kept"]
+    assert choice.judge_gpu_wish("auto", placement) == choice.judge_gpu_wish("off", placement) == []
 
 
 def test_a_model_without_a_chat_template_is_told() -> None:
