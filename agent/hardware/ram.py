@@ -12,7 +12,7 @@ from agent.hardware.text import number, read, read_int
 # `free -h` writes powers of 1024 as 7.4Gi, or 7.4G before procps 3.3.16; some locales 7,4Gi.
 AMOUNT = re.compile(r"(\d{1,15}(?:[.,]\d{1,6})?)\s*([KMGTP])?i?B?", re.IGNORECASE)
 ROW = re.compile(
-    r"^\s*[^\s:0-9][^\s:]*\s?:((?:\s+\d[\d.,]*[KMGTP]?i?B?){3,6})\s*$", re.MULTILINE | re.IGNORECASE
+    r"^[ \t]*[^\s:0-9][^\s:]*\s?:((?:[ \t]+\d[\d.,]*[KMGTP]?i?B?){3,6})\s*$", re.MULTILINE | re.IGNORECASE
 )
 MAX_DISKS = 64
 OLD_CACHE = re.compile(r"^-/\+", re.MULTILINE)

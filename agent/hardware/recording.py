@@ -19,9 +19,11 @@ from agent.hardware.text import printable_path, read
 MAX_FILES = 256
 ASK = "record a box by what cat /proc/cpuinfo, lscpu and cat /proc/meminfo print, in files of one folder"
 NUMBER_ROW = (
-    r"^\s*(?:Mem|Speicher|Pamięć|Память|Пам|内存|記憶體|メモリ)[^\s:]*\s?:\s+\d[\d.,]*[KMGTP]?i?B?\s+\d"
+    r"^[ \t]*(?:Mem|Speicher|Pamięć|Память|Пам|内存|記憶體|メモリ)"
+    r"[^\s:]*\s?:[ \t]+\d[\d.,]*[KMGTP]?i?B?[ \t]+\d"
 )
-# Kind of text -> what only it has.
+# Kind of text -> what only it has. A pattern that may begin with line ends takes minutes on a file of
+# empty lines.
 MARKS = {
     "cpuinfo": re.compile(
         r"^(?:(?:processor|hart)\s*:\s*\d+\s*$|processor \d+:|vendor_id\s*:|CPU (?:implementer|part)\s*:"
@@ -29,22 +31,23 @@ MARKS = {
         re.MULTILINE,
     ),
     "lscpu": re.compile(
-        r"^\s*\S[^:\n]*:\s+(?:x86_64|i[3-6]86|aarch64|armv\d\w+|riscv\d+|ppc64(?:le)?|s390x?|loongarch64|mips\w*)\s*$"
+        r"^[ \t]*\S[^:\n]*:[ \t]+"
+        r"(?:x86_64|i[3-6]86|aarch64|armv\d\w+|riscv\d+|ppc64(?:le)?|s390x?|loongarch64|mips\w*)\s*$"
         r'|"lscpu"\s*:',
         re.MULTILINE,
     ),
-    "sysctl": re.compile(r"^\s*(?:hw\.(?:ncpu|memsize|model|optional\.)|machdep\.cpu\.)", re.MULTILINE),
+    "sysctl": re.compile(r"^[ \t]*(?:hw\.(?:ncpu|memsize|model|optional\.)|machdep\.cpu\.)", re.MULTILINE),
     "meminfo": re.compile(r"^MemTotal:\s*\d", re.MULTILINE),
     "free": re.compile(NUMBER_ROW, re.MULTILINE),
     "tegrastats": re.compile(r"\bRAM \d+/\d+MB"),
-    "kernel": re.compile(r"^\s*(?:Linux version \S|Kernel:\s*\d|Linux \S+ \d+\.\d+)", re.MULTILINE),
+    "kernel": re.compile(r"^[ \t]*(?:Linux version \S|Kernel:\s*\d|Linux \S+ \d+\.\d+)", re.MULTILINE),
     "tegra_release": re.compile(r"#\s*R\d+\s*\(release\)"),
     "os_release": re.compile(r"^PRETTY_NAME=", re.MULTILINE),
     "throttled": re.compile(r"^throttled=0x", re.MULTILINE),
-    "vulkaninfo": re.compile(r"^\s*deviceName\s*=|ggml_vulkan: |^VULKANINFO", re.MULTILINE),
+    "vulkaninfo": re.compile(r"^[ \t]*deviceName\s*=|ggml_vulkan: |^VULKANINFO", re.MULTILINE),
     "nvidia_smi": re.compile(r"NVIDIA-SMI (?:version\s*: )?\d|<nvidia_smi_log>|nvidia-smi --query"),
 }
-COMPATIBLE = re.compile(r"(?:[\w.+-]+,[\w.+-]+[\s\0]*){1,64}", re.ASCII)
+COMPATIBLE = re.compile(r"(?:[\w.+-]+,[\w.+-]+(?:[\s\0]+|\Z)){1,64}", re.ASCII)
 # Two of these are two boxes.
 ONE_OF = ("cpuinfo", "lscpu", "sysctl")
 # Where a tree has each kind.

@@ -1,7 +1,9 @@
 """A box through the one door: live, as a tree, as loose texts, as one file, and as junk."""
 
+import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -134,6 +136,34 @@ def test_a_file_of_any_size_is_read_to_its_bound(tmp_path: Path) -> None:
     os.truncate(tmp_path / "proc/cpuinfo", 1 << 40)
     machine = probe(tmp_path)
     assert (machine.cpu.microarchitecture, machine.memory.total_bytes) == ("Cortex-A76", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 200_000,
+        MEMINFO + "\n" * 50_000 + "x",
+        "hw.ncpu: 4\n" + "\n" * 50_000,
+        "Mem: 1 2 3 4 5 6\n" + "\n" * 50_000 + "x",
+        "seconds,temperature,frequency,voltage,load_average,memory_free," * 4 + "\n2024/01/01,1,2\n",
+        "a,b " * 2000 + "/",
+    ],
+    ids=["empty lines", "meminfo", "sysctl", "free", "csv", "pairs"],
+)
+def test_no_text_takes_long(tmp_path: Path, text: str) -> None:
+    """Empty lines and the heading of a table took minutes: a pattern that tries every way to share them."""
+    path = write(tmp_path, {"log.txt": text}) / "log.txt"
+    began = time.process_time()
+    with contextlib.suppress(ProbeError):
+        probe(path)
+    assert time.process_time() - began < 2.0
+
+
+def test_a_key_without_a_value_does_not_take_the_next_line() -> None:
+    """An empty value is none."""
+    found = sysctl.parse("hw.model:\nhw.memsize: 1024\nhw.ncpu: 8\n")
+    assert found is not None
+    assert (found[0].cpus, found[1], found[2].name) == (8, 1024, "Mac")
 
 
 # ---- memory --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from agent.hardware.cpu.features import names
 from agent.hardware.machine import Board, Cluster, Cpu
 from agent.hardware.text import MAX_CPUS, clean, number
 
-LINE = re.compile(r"^\s*((?:hw|machdep|kern)\.[\w.]+)\s*[:=]\s*(.*)$", re.MULTILINE)
+LINE = re.compile(r"^[ \t]*((?:hw|machdep|kern)\.[\w.]+)[ \t]*[:=][ \t]*(.*)$", re.MULTILINE)
 # hw.optional names -> the words of Linux that features.py knows.
 OPTIONAL = {
     "arm.advsimd": "asimd", "advsimd": "asimd", "neon": "asimd", "arm.feat_dotprod": "asimddp",
