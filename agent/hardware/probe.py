@@ -23,7 +23,7 @@ from agent.hardware.memory import rooms
 from agent.hardware.power import read_power
 from agent.hardware.ram import read_memory
 from agent.hardware.recording import Texts
-from agent.hardware.text import clean
+from agent.hardware.text import clean, kept_in
 
 ROOT = Path("/")
 SYSCTL = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]
@@ -48,7 +48,8 @@ def probe(root: Path = ROOT) -> Machine:
         return _this_mac()
     if root == ROOT:
         return _machine(recording.of_tree(root), root, _here())
-    return _machine(recording.load(root), root, _Here())
+    with kept_in(root):
+        return _machine(recording.load(root), root, _Here())
 
 
 def _here() -> _Here:

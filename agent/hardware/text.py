@@ -3,6 +3,9 @@
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 # The largest honest text seen is a cpuinfo of 192 CPUs (300 kB).
@@ -14,20 +17,50 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 NUMBER = re.compile(r"[+-]?(0x[0-9a-f]{1,16}|\d{1,18})", re.ASCII | re.IGNORECASE)
 
 
+_bounds: ContextVar[str] = ContextVar("bounds", default="/")
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """While it lasts nothing outside of `folder` is read, whatever links lead there.
+
+    A recording comes from somebody else: its links must not show files of this box as its own.
+    """
+    try:
+        token = _bounds.set(os.path.realpath(folder))
+    except ValueError:  # a path with a null byte, which nothing can be read from
+        token = _bounds.set(str(folder))
+    try:
+        yield
+    finally:
+        _bounds.reset(token)
+
+
+def may_read(path: Path) -> bool:
+    """Whether a path, links and all, lies where we are kept."""
+    bounds = _bounds.get()
+    return bounds == "/" or Path(os.path.realpath(path)).is_relative_to(bounds)
+
+
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The first bytes of a regular file; none of anything else, and where it cannot be read."""
+    try:
+        # Asked before opening: opening a pipe would wait for its other end.
+        if not stat.S_ISREG(path.stat().st_mode) or not may_read(path):
+            return b""
+        with path.open("rb") as file:
+            return file.read(most)
+    except (OSError, ValueError):  # ValueError: a path with a null byte
+        return b""
+
+
 def read(path: Path) -> str:
     """The first 4 MiB of a regular file; "" for anything else, and where it cannot be read.
 
     Bytes that are no UTF-8 come back as replacement characters, so the text can be printed. What
     PowerShell has redirected is UTF-16.
     """
-    try:
-        # Asked before opening: opening a pipe would wait for its other end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            return ""
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES)
-    except (OSError, ValueError):  # ValueError: a path with a null byte
-        return ""
+    data = read_bytes(path)
     encoding = BYTE_ORDER_MARKS.get(data[:2], "utf-8")
     return data.decode(encoding, "replace").removeprefix("\ufeff")
 

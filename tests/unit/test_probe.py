@@ -166,6 +166,39 @@ def test_a_key_without_a_value_does_not_take_the_next_line() -> None:
     assert (found[0].cpus, found[1], found[2].name) == (8, 1024, "Mac")
 
 
+def test_a_link_out_of_a_recording_is_not_followed(tmp_path: Path) -> None:
+    """Else somebody's tree shows this box's files as its own, and a file nobody else may read."""
+    (tmp_path / "secret").write_text("root:hash\n")
+    (tmp_path / "os-release").write_text("PRETTY_NAME=mine\n")
+    tree = write(tmp_path / "tree", {"proc/cpuinfo": arm_cpuinfo(0xD03), "usr/meminfo": MEMINFO})
+    (tree / "proc/device-tree").mkdir()
+    (tree / "proc/device-tree/model").symlink_to(tmp_path / "secret")
+    (tree / "etc").symlink_to(tmp_path)
+    (tree / "notes.txt").symlink_to("notes.txt")
+    (tree / "proc/meminfo").symlink_to("../usr/meminfo")
+    (tmp_path / "link").symlink_to(tree)
+    for root in (tree, tmp_path / "link"):
+        machine = probe(root)
+        assert (machine.board.name, machine.system) == ("", "")
+        assert machine.memory.total_bytes == GIB
+    (tmp_path / "named").symlink_to(tree / "proc/cpuinfo")
+    assert probe(tmp_path / "named").cpu.microarchitecture == "Cortex-A53"
+
+
+def test_a_pipe_in_a_recording_is_not_waited_for(tmp_path: Path) -> None:
+    """A tar keeps them; wherever the probes look, one that is read from would hang."""
+    tree = write(tmp_path, {"proc/cpuinfo": arm_cpuinfo(0xD03)})
+    for name in (
+        "sys/bus/pci/devices/0000:00:02.0/class",
+        "proc/driver/nvidia/gpus/0000:01:00.0/information",
+        "sys/class/drm/card0/device/uevent",
+        "usr/share/misc/pci.ids",
+    ):
+        (tree / name).parent.mkdir(parents=True)
+        os.mkfifo(tree / name)
+    assert probe(tree).gpus == ()
+
+
 # ---- memory --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from agent.hardware.cgroup import read_number
 from agent.hardware.gpu.pci_names import device_name
 from agent.hardware.gpu.vendors import of_number
 from agent.hardware.machine import Gpu, GpuApi, GpuKind
+from agent.hardware.text import may_read, read
 
 PCI = Path("sys/bus/pci/devices")
 DRM = Path("sys/class/drm")
@@ -107,7 +108,7 @@ def _nvidia_models(root: Path) -> dict[str, str]:
     """Address on the bus -> model, as NVIDIA's driver says them."""
     models = {}
     for folder in _children(root / NVIDIA / "gpus"):
-        lines = _text(folder / "information").splitlines()
+        lines = read(folder / "information").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "")
         if model:
             models[folder.name] = model
@@ -116,7 +117,7 @@ def _nvidia_models(root: Path) -> dict[str, str]:
 
 def _nvidia(root: Path, model: str) -> Gpu:
     is_on_chip = bool(NVIDIA_ON_CHIP.search(model))
-    version = re.search(r"Kernel Module[^\d\n]*([\d.]+)", _text(root / NVIDIA / "version"))
+    version = re.search(r"Kernel Module[^\d\n]*([\d.]+)", read(root / NVIDIA / "version"))
     return Gpu(
         name=model,
         vendor="nvidia",
@@ -153,27 +154,20 @@ def _api(vendor: str) -> GpuApi:
 
 def _driver(folder: Path) -> str:
     """The kernel driver bound to a device, by its uevent (recordings have no links) or its link."""
-    for line in _text(folder / "uevent").splitlines():
+    for line in read(folder / "uevent").splitlines():
         if line.startswith("DRIVER="):
             return line.removeprefix("DRIVER=").strip()
     try:
-        return (folder / "driver").readlink().name
+        return (folder / "driver").readlink().name if may_read(folder) else ""
     except OSError:
         return ""
 
 
 def _hex(path: Path) -> int | None:
     try:
-        return int(_text(path), 16)
+        return int(read(path), 16)
     except ValueError:
         return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _children(folder: Path) -> Iterator[Path]:

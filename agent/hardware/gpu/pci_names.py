@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from agent.hardware.text import read_bytes
+
 TABLES = ("usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids")
 # Today's table has 1.4 MB.
 MAX_BYTES = 8 << 20
@@ -13,12 +15,8 @@ def device_name(root: Path, vendor: int, device: int) -> str:
     Lines: `8086  Intel Corporation`, below it `<tab>a7a0  Raptor Lake-P [Iris Xe Graphics]`.
     """
     for table in TABLES:
-        try:
-            with (root / table).open("rb") as file:
-                text = file.read(MAX_BYTES)
-        except OSError:
-            continue
-        return _find(text, vendor, device)
+        if text := read_bytes(root / table, MAX_BYTES):
+            return _find(text, vendor, device)
     return ""
 
 
