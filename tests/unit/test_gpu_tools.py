@@ -7,8 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agent.doctor.backends import target_of
 from agent.hardware.gpu import nvidia_smi, vulkaninfo
-from agent.hardware.gpu.worth import judged, verdict
+from agent.hardware.gpu.nvidia_names import capability_of
+from agent.hardware.gpu.worth import capability, judged, verdict
 from agent.hardware.machine import Gpu
 
 DUMPS = Path(__file__).parents[3] / "shared" / "devices"
@@ -304,3 +306,50 @@ def test_why_a_gpu_cannot_be_used_is_said_before_why_it_would_be_worth_it() -> N
     """The person has to mend that first."""
     gpu = judged(Gpu(name="Radeon RX", vendor="amd", kind="discrete", is_usable=False, reason="it is closed"))
     assert (gpu.is_worth_it, gpu.reason) == (True, "it is closed")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("NVIDIA GeForce GT 710", (3, 0)),
+        ("GeForce GTX 680", (3, 0)),
+        ("NVIDIA GeForce GTX 780 Ti", (3, 0)),
+        ("Tesla K80", (3, 0)),
+        ("GK208B [GeForce GT 730]", (3, 0)),
+        ("GeForce GTX 580", (2, 0)),
+        ("NVIDIA GeForce GTX 750 Ti", (5, 0)),
+        ("Quadro K620", (5, 0)),
+        ("GeForce 940MX", (5, 0)),
+        ("NVIDIA GeForce GTX 970", (5, 0)),
+        ("NVIDIA GeForce GTX TITAN X", (5, 0)),
+        ("NVIDIA GeForce GTX 1050 Ti", (6, 1)),
+        ("NVIDIA GeForce GT 1030", (6, 1)),
+        ("Tesla P40", (6, 1)),
+        ("Quadro P2000", (6, 1)),
+        ("Tesla V100-SXM2-16GB", (7, 0)),
+        ("NVIDIA GeForce GTX 1650", None),
+        ("NVIDIA GeForce RTX 2080 ...", None),
+        ("Tesla T4", None),
+        ("NVIDIA RTX A2000", None),
+        ("NVIDIA A100-SXM4-80GB", None),
+        ("NVIDIA RTX 4000 Ada Generation", None),
+        ("Quadro RTX 4000", None),
+        ("NVIDIA GeForce RTX 5090", None),
+        ("NVIDIA GH200 480GB", None),
+        ("Orin (nvgpu)", None),
+    ],
+)
+def test_old_cards_are_known_by_their_names(name: str, found: tuple[int, int] | None) -> None:
+    """The table of nvidia-smi has no capability: without it a Kepler counted as worth a CUDA build."""
+    assert capability_of(name) == found
+
+
+def test_a_card_of_an_old_name_is_not_worth_it_and_a_middle_aged_one_wants_vulkan() -> None:
+    """A capability that is told goes before the name."""
+    table = OLD_TABLE.replace("GeForce GTX 1080", "GeForce GT 710  ")
+    (kepler,) = map(judged, nvidia_smi.parse(table))
+    assert (kepler.name, kepler.is_worth_it) == ("GeForce GT 710", False)
+    assert "5.0, and this GPU has 3.x" in kepler.reason
+    (pascal,) = map(judged, nvidia_smi.parse(OLD_TABLE))
+    assert (pascal.is_worth_it, target_of(pascal)) == (True, "vulkan")
+    assert capability(Gpu(name="GeForce GT 710", vendor="nvidia", compute_capability="8.6")) == (8, 6)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agent.hardware.gpu.nvidia_names import capability_of
 from agent.hardware.gpu.vendors import is_software
 from agent.hardware.machine import Gpu
 
 # The oldest NVIDIA generation (Maxwell) that CUDA 12 compiles for.
 OLDEST_CAPABILITY = (5, 0)
-KEPLER = re.compile(r"kepler|\bgk\d{2}|tesla k\d")
 # Xe with 80 execution units or more, and what came after it.
 FAST_INTEL = re.compile(r"iris\(?r?\)? xe|iris xe|\barc\b|\((tgl|mtl|arl|lnl|bmg|dg2)\b")
 # AMD before GCN, and its first embedded parts: no Vulkan, or less compute than their CPU.
@@ -50,18 +50,18 @@ def judged(gpu: Gpu) -> Gpu:
 
 
 def capability(gpu: Gpu) -> tuple[int, int] | None:
-    """CUDA's compute capability as numbers, or None."""
+    """CUDA's compute capability as numbers, by an old card's name where nothing says it; or None."""
     major, _, minor = gpu.compute_capability.partition(".")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    if major.isdecimal() and minor.isdecimal():
+        return int(major), int(minor)
+    return capability_of(gpu.name) if gpu.vendor == "nvidia" else None
 
 
-def _nvidia(gpu: Gpu, text: str) -> Verdict:
+def _nvidia(gpu: Gpu, _: str) -> Verdict:
     found = capability(gpu)
     if found and found < OLDEST_CAPABILITY:
-        what = f"CUDA builds begin at capability 5.0, and this GPU has {gpu.compute_capability}"
-        return Verdict(False, f"it is too old: {what}")
-    if not found and KEPLER.search(text):
-        return Verdict(False, "it is too old: CUDA builds begin at capability 5.0, and Kepler has 3.x")
+        has = gpu.compute_capability or f"{found[0]}.x"
+        return Verdict(False, f"it is too old: CUDA builds begin at capability 5.0, and this GPU has {has}")
     return Verdict(True, "CUDA prefills and decodes faster than the CPU")
 
 
