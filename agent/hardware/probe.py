@@ -125,8 +125,12 @@ def _mac_memory(total: int | None) -> Memory:
 
 
 def _gpus(texts: Texts, root: Path, cpu: Cpu, board: Board) -> tuple[Gpu, ...]:
-    """What drivers have written down is surer than what the chip's name tells."""
+    """What drivers have written down is surer than what the chip's name tells, unless it is no GPU at all."""
+    own = gpus(root, cpu, board)
     recorded = nvidia_smi.parse(texts.nvidia_smi)
     makers = {gpu.vendor for gpu in recorded if gpu.vendor}
+    # On a Mac Vulkan is Metal under another name (MoltenVK).
+    makers |= {gpu.vendor for gpu in own if gpu.api == "metal"}
     recorded += tuple(gpu for gpu in vulkaninfo.parse(texts.vulkaninfo) if gpu.vendor not in makers)
-    return tuple(judged(gpu) for gpu in recorded) or gpus(root, cpu, board)
+    is_answered = any(gpu.kind != "software" for gpu in recorded)
+    return (*(() if is_answered else own), *(judged(gpu) for gpu in recorded))

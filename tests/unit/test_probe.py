@@ -539,3 +539,19 @@ def test_a_recorded_gpu_is_judged(tmp_path: Path) -> None:
     (gpu,) = probe(tmp_path).gpus
     assert not gpu.is_worth_it
     assert "VideoCore" in gpu.reason
+
+
+def test_an_imitated_gpu_does_not_hide_the_chips_own(tmp_path: Path) -> None:
+    """A board whose vulkaninfo lists llvmpipe alone has its GPU all the same, and shares the RAM with it."""
+    llvmpipe = "GPU0:\n\tdeviceType = PHYSICAL_DEVICE_TYPE_CPU\n\tdeviceName = llvmpipe (LLVM 15.0.6)\n"
+    machine = probe(write(tmp_path, PI | {"vulkaninfo.txt": llvmpipe}))
+    assert [gpu.kind for gpu in machine.gpus] == ["integrated", "software"]
+    assert machine.has_unified_memory is True
+
+
+def test_vulkan_on_a_mac_is_metal(tmp_path: Path) -> None:
+    """MoltenVK lists the GPU that Metal has."""
+    vulkan = "GPU0:\n\tvendorID = 0x106b\n\tdeviceName = Apple M2\n\tdriverName = MoltenVK\n"
+    sysctl_text = "hw.memsize: 17179869184\nmachdep.cpu.brand_string: Apple M2\nhw.ncpu: 8\n"
+    (gpu,) = probe(write(tmp_path, {"sysctl.txt": sysctl_text, "vulkaninfo.txt": vulkan})).gpus
+    assert (gpu.api, gpu.is_worth_it) == ("metal", True)
