@@ -158,7 +158,7 @@ def _machine(root: Path) -> tuple[Machine, Machine, str]:
 
 def _own_files(models: Path) -> tuple[Path, ...]:
     """Files that were written here, by a clock that may have been right."""
-    return (Path(agent.__file__), *sorted(models.glob(folders.MODEL_FILES)))
+    return (Path(agent.__file__), *folders.model_files(models))
 
 
 Outcome = Placement | ModelUnavailable | InsufficientMemory

@@ -16,10 +16,14 @@ MODEL_FILES = "*.gguf"
 
 
 class Folder(Struct, frozen=True, kw_only=True):
-    """One folder as this user sees it. `owner` is a name, or a number without one; sizes in bytes."""
+    """One folder as this user sees it. `owner` is a name, or a number without one; sizes in bytes.
+
+    `is_hidden`: a folder above it is closed to us; `owner` is that one's.
+    """
 
     path: str
     exists: bool = False
+    is_hidden: bool = False
     is_readable: bool = False
     is_writable: bool = False
     owner: str = ""
@@ -28,9 +32,11 @@ class Folder(Struct, frozen=True, kw_only=True):
 
 
 def look(path: Path) -> Folder:
-    """Look at a folder; what is not there has no more to tell."""
+    """Look at a folder; what is not there has no more to tell, nor what lies in a folder closed to us."""
     try:
         owner = path.stat().st_uid
+    except PermissionError:
+        return Folder(path=str(path), exists=True, is_hidden=True, owner=_closing_owner(path))
     except (OSError, ValueError):
         return Folder(path=str(path))
     is_readable = path.is_dir() and os.access(path, os.R_OK | os.X_OK)
@@ -40,9 +46,27 @@ def look(path: Path) -> Folder:
         is_readable=is_readable,
         is_writable=os.access(path, os.W_OK),
         owner=user_name(owner),
-        num_models=sum(1 for _ in path.glob(MODEL_FILES)) if is_readable else 0,
+        num_models=len(model_files(path)) if is_readable else 0,
         free_bytes=_free_bytes(path),
     )
+
+
+def model_files(path: Path) -> tuple[Path, ...]:
+    """The model files in a folder, by name; none where it may not be read."""
+    try:
+        return tuple(sorted(path.glob(MODEL_FILES)))
+    except (OSError, ValueError):
+        return ()
+
+
+def _closing_owner(path: Path) -> str:
+    """Whose the folder above is that keeps us out; "" where that cannot be seen either."""
+    for folder in path.parents:
+        try:
+            return user_name(folder.stat().st_uid)
+        except OSError:
+            continue
+    return ""
 
 
 def user_name(uid: int) -> str:
@@ -78,8 +102,8 @@ def judge_models(folder: Folder) -> list[Finding]:
 
 def judge_state(folder: Folder, daemon_user: str) -> list[Finding]:
     """Computed profiles are kept there: without it every start computes them again."""
-    if not folder.exists:
-        return []  # the first start makes it
+    if not folder.exists or folder.is_hidden:
+        return []  # the first start makes it; of a hidden one nobody knows
     costs = "computed profiles cannot be kept, and every start computes them again"
     if daemon_user not in (folder.owner, "root"):
         whose = f"is {folder.owner}'s, and the daemon runs as {daemon_user}"

@@ -206,6 +206,24 @@ def test_a_models_folder_of_somebody_else() -> None:
     assert "sudo -u tampu tampu doctor" in finding.remedy
 
 
+def test_a_folder_in_a_closed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's home has mode 0700 on Debian: the doctor of another user says so, and does not fall."""
+    closed, real = tmp_path / "tampu", Path.stat
+
+    def stat_as_a_stranger(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if closed in path.parents:
+            raise PermissionError(13, "Permission denied")
+        return real(path, follow_symlinks=follow_symlinks)
+
+    (closed / "models").mkdir(parents=True)
+    monkeypatch.setattr(Path, "stat", stat_as_a_stranger)
+    folder = folders.look(closed / "models")
+    assert (folder.exists, folder.is_readable, folder.owner) == (True, False, folders.this_user())
+    assert codes(folders.judge_models(folder)) == ["models_folder_unreadable"]
+    assert folders.judge_state(folder, "somebody") == []
+    assert folders.model_files(closed / "models") == ()
+
+
 def test_a_state_folder_must_be_the_daemons() -> None:
     """One that root made by mistake keeps nothing; root itself may write everywhere."""
     folder = folders.Folder(path="/s", exists=True, is_writable=True, owner="root")
