@@ -395,3 +395,59 @@ def test_no_name_is_too_odd(model: str, core: str, board: str, cpus: int, compat
     place = Board(name=board, compatible=tuple(compatible))
     found = gpus(Path("/nowhere"), cpu, place)
     assert unified_memory(cpu, place, found) in ((True,) if found else (True, False, None))
+
+
+@pytest.mark.parametrize(
+    ("compatible", "name"),
+    [
+        ("xunlong,orangepi-zero3 allwinner,sun50i-h618", "Mali-G31"),
+        ("pine64,pine-h64 allwinner,sun50i-h6", "Mali-T720"),
+        ("beagle,am625-beagleplay ti,am625", "PowerVR AXE-1-16M"),
+        ("ti,am335x-bone-black ti,am335x-bone ti,am33xx", "PowerVR SGX530"),
+        ("fsl,imx8mp-evk fsl,imx8mp", "Vivante GC7000"),
+        ("hardkernel,odroid-n2-plus amlogic,s922x amlogic,g12b", "Mali-G52"),
+        ("hardkernel,odroid-c4 amlogic,sm1", "Mali-G31"),
+        ("pine64,rock64 rockchip,rk3328", "Mali-450"),
+        ("radxa,rock-4d rockchip,rk3576", "Mali-G52"),
+        ("lenovo,thinkpad-t14s qcom,x1e78100 qcom,x1e80100", "Adreno X1-85"),
+        ("thundercomm,db845c qcom,sdm845", "Adreno 630"),
+        ("radxa,orion-o6 cix,sky1", "Immortalis-G720"),
+        ("sipeed,lichee-pi-4a thead,th1520", "PowerVR BXM-4-64"),
+        ("spacemit,k1-x", "PowerVR BXE-2-32"),
+    ],
+)
+def test_small_boards_have_their_chips_gpu(tmp_path: Path, compatible: str, name: str) -> None:
+    """It shares the RAM and is not worth it; a chip that has none (i.MX93) gets none."""
+    (gpu,) = gpus(tmp_path, NOBODY, Board(compatible=tuple(compatible.split())))
+    assert (gpu.name, gpu.is_unified, gpu.is_worth_it) == (name, True, False)
+    assert gpus(tmp_path, NOBODY, Board(compatible=("fsl,imx93-11x11-evk", "fsl,imx93"))) == ()
+
+
+@pytest.mark.parametrize(
+    ("core", "cpus", "is_unified"),
+    [
+        ("Cortex-A78AE", 12, True),
+        ("Cortex-A72", 16, False),
+        ("Neoverse-N1", 4, False),
+        ("Azure Cobalt 100", 4, False),
+    ],
+)
+def test_twelve_cores_of_a_jetson_are_no_servers(core: str, cpus: int, is_unified: bool) -> None:
+    """An AGX Orin's cpuinfo alone; a Graviton 1 has sixteen."""
+    cpu = Cpu(arch="aarch64", microarchitecture=core, cpus=cpus, cores=cpus)
+    assert unified_memory(cpu, Board(), ()) is is_unified
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("Intel(R) Core(TM) Ultra 7 265KF", None),
+        ("Intel(R) Core(TM) Ultra 7 265K", "Intel Arc Graphics"),
+        ("AMD Custom APU 0405", "AMD Radeon Graphics (Van Gogh)"),
+        ("AMD GX-412TC SOC", None),
+    ],
+)
+def test_graphics_in_newer_processors(model: str, name: str | None) -> None:
+    """An F has none; a Steam Deck's name does not say that it has."""
+    found = cpu_graphics.integrated(Cpu(arch="x86_64", model=model))
+    assert (found.name if found else None) == name

@@ -7,7 +7,8 @@ from agent.hardware.machine import Cpu, Gpu
 # Servers, AMD's desktop parts before the 7000 series, and Intel's F, X and first-generation ones.
 NO_GRAPHICS = re.compile(
     r"xeon|epyc|opteron|threadripper|\bfx-\d|atom (cpu )?c\d{4}"
-    r"|core i[3579]-\d{4,5}(k?f|xe?)\b|core i[57] cpu ([qx] )?[789]\d\d\b|core i7 cpu [qx] \d"
+    r"|core i[3579]-\d{4,5}(k?f|xe?)\b|core ultra \d \d{3}k?f\b"
+    r"|core i[57] cpu ([qx] )?[789]\d\d\b|core i7 cpu [qx] \d"
     r"|ryzen \d ([1-6]\d{3}\w* [\w-]+-core|\d{4}f\b)"
 )
 # Name of the processor -> its graphics. The first match wins.
@@ -26,6 +27,8 @@ INTEL = (
     (r"core i[3579]|celeron|pentium (gold|silver|cpu g|g\d)", "Intel HD Graphics"),
 )
 AMD = re.compile(r"(?:with|w/) (radeon.*)|\b(radeon r\d.*)")
+# What a Steam Deck calls its processor.
+VAN_GOGH = re.compile(r"amd custom apu (0405|0932)\b")
 # A graphics core with two compute units, there to show a screen.
 RAPHAEL = re.compile(r"ryzen \d [79]\d{3}\w* [\w-]+-core")
 
@@ -40,6 +43,8 @@ def integrated(cpu: Cpu) -> Gpu | None:
         return _part(graphics, "intel") if graphics else None
     if match := AMD.search(name):
         return _part(f"AMD {(match.group(1) or match.group(2)).title()}", "amd")
+    if VAN_GOGH.search(name):
+        return _part("AMD Radeon Graphics (Van Gogh)", "amd")
     return _part("AMD Radeon Graphics (Raphael)", "amd") if RAPHAEL.search(name) else None
 
 

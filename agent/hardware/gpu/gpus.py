@@ -21,10 +21,12 @@ VIRTUAL_BOARD = re.compile(
 )
 NAMELESS = re.compile(r"GPU [0-9a-f]{4}:[0-9a-f]{4}$")
 # Server cores, whose chips have no GPU.
-SERVER_CORES = re.compile(r"neoverse|ampere|thunderx|falkor|tsv110|a64fx|taishan|power\d|c920|sg2042|z1[0-9]")
+SERVER_CORES = re.compile(
+    r"neoverse|azurecobalt|ampere|thunderx|falkor|tsv110|a64fx|taishan|power\d|c920|sg2042|z1[0-9]"
+)
 SERVER_ARCHS = ("ppc64", "s390")
-# With more of them than any chip with a GPU has, cores of a phone are a server's (Graviton 1: 16 A72).
-MANY_PHONE_CORES = 12
+# So many equal cores of a phone are a server's (Graviton 1: 16 A72). A Jetson AGX Orin has 12.
+MANY_PHONE_CORES = 16
 MANY_CORES = 32
 
 

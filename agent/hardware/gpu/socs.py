@@ -62,6 +62,43 @@ SOCS = (
     Soc(("qcs6490", "qcm6490", "sc7280"), r"qcs6490|rubik pi 3|dragon q6a", _part("Adreno 643")),
     Soc(("sm8650",), r"sm8650|snapdragon 8 gen 3", _part("Adreno 750")),
     Soc(("jh7110",), r"jh7110|visionfive 2|star64|milk-v mars", JH7110),
+    Soc(("th1520", "light-"), r"th1520|lichee ?pi ?4a|beaglev-ahead", _part("PowerVR BXM-4-64")),
+    Soc(("k1",), r"spacemit k1|banana ?pi[- ]f3|bpi-f3|orange ?pi rv2", _part("PowerVR BXE-2-32")),
+    Soc(("sun50i-h616", "sun50i-h618"), r"\bh61[68]\b|orange ?pi ?zero ?[23]", _part("Mali-G31")),
+    Soc(("am625", "am62x"), r"\bam625|beagleplay", _part("PowerVR AXE-1-16M")),
+    Soc(("am33", "am335"), r"\bam33|beaglebone", _part("PowerVR SGX530")),
+    *(
+        Soc(chips, rf"\b({'|'.join(chips)})", _part(name))
+        for name, chips in (
+            ("Mali-G57", ("mt8195", "mt8395", "mt8188", "mt8390", "sun55i")),
+            ("Mali-G72", ("mt8183",)),
+            ("Mali-G52", ("rk3576", "rk3562", "s922x", "a311d", "g12b", "mt8365")),
+            ("Mali-G31", ("rk3326", "px30", "s905x3", "s905d3", "s905y2", "s905x2", "sm1", "g12a")),
+            ("Mali-T820", ("s912", "gxm")),
+            ("Mali-T764", ("rk3288",)),
+            ("Mali-T720", ("sun50i-h6",)),
+            ("Mali-450", ("rk3328", "rk3528", "sun50i-h5", "gxbb", "gxl")),
+            ("Mali-400", ("sun50i-a64", "sun7i", "sun8i-h3", "sun8i-h2")),
+            ("Mali-G310", ("imx95",)),
+            ("Immortalis-G720", ("sky1",)),
+            ("Adreno X1-85", ("x1e7", "x1e8")),
+            ("Adreno X1-45", ("x1p4", "x1p6")),
+            ("Adreno 740", ("sm8550", "qcs8550")),
+            ("Adreno 690", ("sc8280",)),
+            ("Adreno 663", ("sa8775", "qcs9100")),
+            ("Adreno 650", ("sm8250", "qrb5165")),
+            ("Adreno 630", ("sdm845",)),
+            ("Adreno 610", ("sm6115", "qrb4210")),
+            ("Adreno 702", ("qrb2210", "qcm2290")),
+            ("Adreno 530", ("msm8996", "apq8096")),
+            ("Adreno 306", ("msm8916", "apq8016")),
+            ("Vivante GC7000", ("imx8mp", "imx8mn", "imx8mq", "imx8q")),
+            ("Vivante GCNanoUltra", ("imx8mm",)),
+            ("Vivante GC2000", ("imx6q",)),
+            ("PowerVR BXS-4-64", ("am62p", "am67", "j722s", "am68", "j721s2")),
+            ("PowerVR AXM-8-256", ("eic770",)),
+        )
+    ),
 )
 
 
