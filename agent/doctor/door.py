@@ -18,6 +18,8 @@ from agent.status import Status
 
 ROUTE = "/health"
 ANSWERS_WITHIN_S = 3.0
+# What a daemon that root started by hand has made is root's.
+MIGHTY_GROUPS = ("root", "wheel", "admin", "sudo", "0")
 
 Answer = Literal["absent", "no_socket", "stale", "forbidden", "silent", "answers"]
 
@@ -88,14 +90,21 @@ def judge(door: Door, group: str | None) -> list[Finding]:
             return [Finding(Severity.NOTE, "socket_stale", what, remedy)]
         case "forbidden":
             what = f"This user may not use the daemon's socket {door.path}."
-            remedy = f"Become a member of its group, and log in again: sudo usermod -a -G {door.group} $USER"
-            return [Finding(Severity.ERROR, "socket_forbidden", what, remedy)]
+            return [Finding(Severity.ERROR, "socket_forbidden", what, _way_in(door))]
         case "silent":
             what = f"The daemon on {door.path} does not answer within {ANSWERS_WITHIN_S:.0f} s."
             remedy = "See its log (`journalctl -u tampu`), or start it again: sudo systemctl restart tampu"
             return [Finding(Severity.ERROR, "daemon_silent", what, remedy)]
         case "answers":
             return _open_to_all(door)
+
+
+def _way_in(door: Door) -> str:
+    """Nobody is told to join a group that may do more than this, nor one that the socket is closed to."""
+    is_closed_to_group = door.mode != 0 and not door.mode & stat.S_IWGRP
+    if door.group in MIGHTY_GROUPS or is_closed_to_group:
+        return "Set api.group to a group that this user is in, and start the daemon again."
+    return f"Become a member of its group, and log in again: sudo usermod -a -G {door.group} $USER"
 
 
 def _absent(door: Door) -> Finding:

@@ -254,6 +254,17 @@ def test_a_door_that_stays_shut(answer: Any, code: str, severity: Severity) -> N
     assert (finding.code, finding.severity, bool(finding.remedy)) == (code, severity, True)
 
 
+@pytest.mark.parametrize(
+    ("group", "mode", "is_group_named"),
+    [("tampu", 0o660, True), ("tampu", 0, True), ("root", 0o660, False), ("tampu", 0o600, False)],
+)
+def test_nobody_is_told_to_join_root(group: str, mode: int, is_group_named: bool) -> None:
+    """The socket of a daemon that root started by hand; and one that no group may use."""
+    closed = door.Door(path="/run/t.sock", answer="forbidden", owner="root", group=group, mode=mode)
+    remedy = only(door.judge(closed, None)).remedy
+    assert ("usermod -a -G tampu" in remedy, "api.group" in remedy) == (is_group_named, not is_group_named)
+
+
 def test_who_may_use_the_socket() -> None:
     """Not everybody; and its group must be there."""
     mine = door.Door(path="/run/t.sock", answer="answers", mode=0o660)
