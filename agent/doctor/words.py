@@ -25,8 +25,12 @@ def parted(text: str) -> tuple[str, str]:
 
 
 def capital(text: str) -> str:
-    """With its first letter large: our errors begin small, after the command's name."""
-    return f"{text[:1].upper()}{text[1:]}"
+    """With its first letter large: our errors begin small, after the command's name.
+
+    A key, a file or a program (`mqtt.tls`, `llama.cpp`) is written as it is.
+    """
+    first = text.split(maxsplit=1)[0].rstrip(".,:;") if text.strip() else ""
+    return text if "." in first or "/" in first or "_" in first else f"{text[:1].upper()}{text[1:]}"
 
 
 def sentence(text: str) -> str:

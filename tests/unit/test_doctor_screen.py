@@ -16,6 +16,7 @@ from agent.doctor.door import Door
 from agent.doctor.report import BoxReport, Build, LiveReport, of_machine
 from agent.doctor.screen import WIDTH, render
 from agent.doctor.sections import bar
+from agent.doctor.words import capital
 from agent.engine.messages import Device
 from agent.findings import Finding, Severity, by_severity
 from agent.hardware.machine import Board, Cluster, Cpu, Gpu, Heat, Machine, Memory, Power, Storage
@@ -316,3 +317,18 @@ def test_usage_and_configuration_have_their_own_codes(
     file.write_text(f"api: {{socket: /{'x' * 120}}}\n")
     assert main(["--config", str(file), "doctor"]) == 78
     assert "longer than 103 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("prefer short prompts", "Prefer short prompts"),
+        ("mqtt.password_file: /x cannot be read", "mqtt.password_file: /x cannot be read"),
+        ("llama.cpp met a state", "llama.cpp met a state"),
+        ("stop. Now", "Stop. Now"),
+        ("", ""),
+    ],
+)
+def test_a_key_is_not_written_large(text: str, shown: str) -> None:
+    """Mqtt.password_file is no key of the configuration."""
+    assert capital(text) == shown
