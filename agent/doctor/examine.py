@@ -63,7 +63,16 @@ class Seen(Struct, frozen=True, kw_only=True):
 def examine_recording(root: Path) -> BoxReport:
     """A box that was recorded under `root`: nothing live is asked. Raises TampuError."""
     machine = probe(root)
-    return of_machine(machine, by_severity([*diagnose(machine), *backends.advise(machine)]))
+    findings = [*_untold(machine), *diagnose(machine), *backends.advise(machine)]
+    return of_machine(machine, by_severity(findings))
+
+
+def _untold(machine: Machine) -> list[Finding]:
+    """A recording without its processor is no box in which all is well."""
+    if machine.cpu.arch or machine.cpu.features:
+        return []
+    what = "This recording does not tell which processor the box has: what is said of its cores is a guess."
+    return [Finding(Severity.WARNING, "cpu_not_recorded", what, "Add what /proc/cpuinfo or lscpu says.")]
 
 
 async def examine(

@@ -23,7 +23,7 @@ from agent.hardware.memory import rooms
 from agent.hardware.power import read_power
 from agent.hardware.ram import read_memory
 from agent.hardware.recording import Texts
-from agent.hardware.text import clean, kept_in
+from agent.hardware.text import clean, kept_in, printable_path
 
 ROOT = Path("/")
 SYSCTL = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]
@@ -49,7 +49,12 @@ def probe(root: Path = ROOT) -> Machine:
     if root == ROOT:
         return _machine(recording.of_tree(root), root, _here())
     with kept_in(root):
-        return _machine(recording.load(root), root, _Here())
+        machine = _machine(recording.load(root), root, _Here())
+    if machine == Machine(cpu=Cpu(arch="")):
+        raise ProbeError(
+            f"{printable_path(root)}: what lies here is empty or cannot be read; {recording.ASK}"
+        )
+    return machine
 
 
 def _here() -> _Here:

@@ -13,6 +13,7 @@ from agent.cli.main import main
 from agent.doctor.broker import Greeting
 from agent.doctor.choice import Choice, Room
 from agent.doctor.door import Door
+from agent.doctor.examine import examine_recording
 from agent.doctor.report import BoxReport, Build, LiveReport, of_machine
 from agent.doctor.screen import WIDTH, render
 from agent.doctor.sections import bar
@@ -332,3 +333,10 @@ def test_usage_and_configuration_have_their_own_codes(
 def test_a_key_is_not_written_large(text: str, shown: str) -> None:
     """Mqtt.password_file is no key of the configuration."""
     assert capital(text) == shown
+
+
+def test_a_recording_without_a_processor_is_warned_of(tmp_path: Path) -> None:
+    """One core, and all is well, would be untrue."""
+    (tmp_path / "meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n")
+    report = examine_recording(tmp_path)
+    assert [finding.code for finding in report.findings] == ["cpu_not_recorded"]

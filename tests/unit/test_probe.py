@@ -128,6 +128,13 @@ def test_several_boxes_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
     assert probe(tmp_path).cpu.microarchitecture == "Cortex-A53"
 
 
+@pytest.mark.parametrize("name", ["proc/cpuinfo", "proc/meminfo", "sys/class/thermal/thermal_zone0/temp"])
+def test_a_tree_of_empty_files_tells_nothing(tmp_path: Path, name: str) -> None:
+    """Files that could not be read when the tree was made; it was taken for a box with one core."""
+    with pytest.raises(ProbeError, match="empty or cannot be read; record a box with"):
+        probe(write(tmp_path, {name: ""}))
+
+
 def test_a_file_of_any_size_is_read_to_its_bound(tmp_path: Path) -> None:
     """4 MiB; a sparse terabyte costs nothing."""
     write(tmp_path, {"proc/cpuinfo": arm_cpuinfo(0xD0B)})
