@@ -12,7 +12,10 @@ from agent.hardware.machine import Gpu, Heat, Machine, Memory, Power, Storage
 
 
 class BoxReport(Struct, frozen=True, kw_only=True):
-    """The box alone: all there is of a recording. A None or "" is not known; sizes are in bytes."""
+    """The box alone: all there is of a recording. A None or "" is not known; sizes are in bytes.
+
+    `cpus` are hardware threads, and so are those that `clusters` counts of each kind.
+    """
 
     arch: str
     features: tuple[str, ...]
@@ -78,7 +81,9 @@ def of_machine(machine: Machine, findings: tuple[Finding, ...]) -> BoxReport:
         findings=findings,
         cpu=cpu.model,
         microarchitecture=cpu.microarchitecture,
-        clusters=tuple(f"{cluster.cpus} x {cluster.microarchitecture}" for cluster in cpu.clusters),
+        clusters=tuple(
+            f"{cluster.cpus} x {cluster.microarchitecture or 'another core'}" for cluster in cpu.clusters
+        ),
         memory=machine.memory,
         heat=machine.heat,
         power=machine.power,

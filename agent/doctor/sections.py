@@ -73,7 +73,7 @@ def _cpu(report: BoxReport) -> str:
         named = report.cpu
     clusters = f" ({' + '.join(report.clusters)})" if len(report.clusters) > 1 else ""
     threads = f", {report.cpus} threads" if report.cpus != report.cores else ""
-    cores = f"{report.cores} core{'' if report.cores == 1 else 's'}{clusters}{threads}"
+    cores = f"{report.cores} core{'' if report.cores == 1 else 's'}{threads}{clusters}"
     return ", ".join(filter(None, (named, report.arch, cores)))
 
 

@@ -135,7 +135,7 @@ def _cores(cpu: Cpu) -> Findings:
         )
         yield _note(
             "mixed_cores",
-            f"its cores are of several kinds ({kinds}), and threads wait for the slowest among them",
+            f"its CPUs are of several kinds ({kinds}), and threads wait for the slowest among them",
             "let engine.threads be chosen by: tampu bench",
         )
     if cpu.offline:
@@ -173,7 +173,7 @@ def _memory(machine: Machine) -> Findings:
             "swap_on_zram",
             f"{memory.zram_bytes // MIB} MiB of its swap are compressed memory and take RAM themselves",
         )
-    elif memory.swap_bytes == 0 and total < WANTS_SWAP:
+    elif memory.swap_bytes == 0 and total < WANTS_SWAP and not is_limited:
         yield _note(
             "no_swap",
             "the box has little memory and no swap, so anything that grows is killed",

@@ -68,6 +68,10 @@ CASES = {
         Machine(cpu=GOOD, memory=Memory(total_bytes=8 * GIB, limit_bytes=256 * MIB, swap_bytes=GIB)),
         {"too_little_memory": "error"},
     ),
+    "a tight container without swap": (
+        Machine(cpu=GOOD, memory=Memory(total_bytes=8 * GIB, limit_bytes=512 * MIB, swap_bytes=0)),
+        {"little_memory": "note"},
+    ),
     "a roomy container": (
         Machine(cpu=GOOD, memory=Memory(total_bytes=8 * GIB, limit_bytes=2 * GIB)),
         {"memory_limited": "note"},

@@ -31,6 +31,7 @@ FAMILIES = {
     0x72015832: ("Apple M3 Max", "M3 performance", "M3 efficiency"),
     0x6F5129AC: ("Apple M4", "M4 performance", "M4 efficiency"),
     0x17D5B93A: ("Apple M4 Pro or Max", "M4 performance", "M4 efficiency"),
+    0x1D5A87E8: ("Apple M5", "M5 performance", "M5 efficiency"),
 }
 GENERATION = re.compile(r"Apple M(\d+)")
 # What every chip of a generation has: for a listing without hw.optional.
