@@ -82,7 +82,7 @@ def of_machine(machine: Machine, findings: tuple[Finding, ...]) -> BoxReport:
         cpu=cpu.model,
         microarchitecture=cpu.microarchitecture,
         clusters=tuple(
-            f"{cluster.cpus} x {cluster.microarchitecture or 'another core'}" for cluster in cpu.clusters
+            f"{cluster.cpus} x {cluster.microarchitecture or 'unnamed core'}" for cluster in cpu.clusters
         ),
         memory=machine.memory,
         heat=machine.heat,

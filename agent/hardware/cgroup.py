@@ -25,8 +25,13 @@ def cpu_v1_folders(root: Path) -> list[Path]:
 
 
 def _folders(root: Path, base: Path, controller: str) -> list[Path]:
-    """From our own folder to `base`. In a container `base` is our own and what lies between is not there."""
+    """From our own folder to `base`. In a container `base` is our own and what lies between is not there.
+
+    Where nobody says which is ours, as in a recording without proc/self, it is `base`.
+    """
     lines = read(root / "proc/self/cgroup").splitlines()
+    if not lines:
+        return [base]
     # Each line: a hierarchy's number, its controllers (none: v2), our path in it.
     rows = [line.split(":", 2) for line in lines if line.count(":") >= 2]
     path = next((path for _, names, path in rows if controller in names.split(",")), None)

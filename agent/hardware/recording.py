@@ -45,7 +45,11 @@ MARKS = {
     "os_release": re.compile(r"^PRETTY_NAME=", re.MULTILINE),
     "throttled": re.compile(r"^throttled=0x", re.MULTILINE),
     "vulkaninfo": re.compile(r"^[ \t]*deviceName\s*=|ggml_vulkan: |^VULKANINFO", re.MULTILINE),
-    "nvidia_smi": re.compile(r"NVIDIA-SMI (?:version\s*: )?\d|<nvidia_smi_log>|nvidia-smi --query"),
+    "nvidia_smi": re.compile(
+        r"NVIDIA-SMI (?:version\s*: )?\d|<nvidia_smi_log>|=NVSMI LOG=|nvidia-smi --query"
+        r"|^GPU \d+: [^\n]{1,200} \(UUID: GPU-|^[^\n]{0,500}\bmemory\.(?:total|free|used) \[MiB\]",
+        re.MULTILINE,
+    ),
 }
 COMPATIBLE = re.compile(r"(?:[\w.+-]+,[\w.+-]+(?:[\s\0]+|\Z)){1,64}", re.ASCII)
 # Two of these are two boxes.

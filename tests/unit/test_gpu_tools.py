@@ -12,6 +12,7 @@ from agent.hardware.gpu import nvidia_smi, vulkaninfo
 from agent.hardware.gpu.nvidia_names import capability_of
 from agent.hardware.gpu.worth import capability, judged, verdict
 from agent.hardware.machine import Gpu
+from agent.hardware.probe import probe
 
 DUMPS = Path(__file__).parents[3] / "shared" / "devices"
 MIB = 1 << 20
@@ -353,3 +354,83 @@ def test_a_card_of_an_old_name_is_not_worth_it_and_a_middle_aged_one_wants_vulka
     (pascal,) = map(judged, nvidia_smi.parse(OLD_TABLE))
     assert (pascal.is_worth_it, target_of(pascal)) == (True, "vulkan")
     assert capability(Gpu(name="GeForce GT 710", vendor="nvidia", compute_capability="8.6")) == (8, 6)
+
+
+LOG = """\
+==============NVSMI LOG==============
+
+Timestamp                                 : Thu Jun 12 10:11:12 2025
+Driver Version                            : 535.183.01
+CUDA Version                              : 12.2
+
+Attached GPUs                             : 2
+GPU 00000000:01:00.0
+    Product Name                          : NVIDIA GeForce RTX 3060
+    Product Brand                         : GeForce
+    FB Memory Usage
+        Total                             : 12288 MiB
+        Reserved                          : 200 MiB
+        Free                              : 12000 MiB
+    BAR1 Memory Usage
+        Total                             : 256 MiB
+GPU 00000000:02:00.0
+    Product Name                          : Orin (nvgpu)
+    FB Memory Usage
+        Total                             : N/A
+"""
+XML = """\
+<?xml version="1.0" ?>
+<nvidia_smi_log>
+\t<driver_version>535.183.01</driver_version>
+\t<gpu id="00000000:01:00.0">
+\t\t<product_name>NVIDIA GeForce RTX 3060</product_name>
+\t\t<fb_memory_usage>
+\t\t\t<total>12288 MiB</total>
+\t\t\t<free>12000 MiB</free>
+\t\t</fb_memory_usage>
+\t\t<bar1_memory_usage>
+\t\t\t<total>256 MiB</total>
+\t\t</bar1_memory_usage>
+\t</gpu>
+</nvidia_smi_log>
+"""
+
+
+@pytest.mark.parametrize("text", [LOG, XML], ids=["text", "xml"])
+def test_the_log_of_nvidia_smi(text: str) -> None:
+    """The memory of the card, not the window to it."""
+    first, *others = nvidia_smi.parse(text)
+    assert (first.name, first.driver) == ("NVIDIA GeForce RTX 3060", "nvidia 535.183.01")
+    assert (first.total_bytes, first.free_bytes) == (12288 * MIB, 12000 * MIB)
+    assert [(gpu.name, gpu.is_unified, gpu.total_bytes) for gpu in others] in (
+        [],
+        [("Orin (nvgpu)", True, None)],
+    )
+
+
+def test_a_card_that_fell_off_its_bus_is_none() -> None:
+    """nvidia-smi writes ERR! for its name."""
+    lost = "|   1  ERR!                 Off  | 00000000:08:00.0 Off |                 ERR! |\n"
+    assert [gpu.name for gpu in nvidia_smi.parse(OLD_TABLE + lost)] == ["GeForce GTX 1080"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LIST,
+        LOG,
+        XML,
+        OLD_TABLE,
+        "name, memory.total [MiB], driver_version\nNVIDIA GeForce RTX 3060, 1 MiB, 5\n",
+    ],
+)
+def test_every_form_is_known_in_a_recording(tmp_path: Path, text: str) -> None:
+    """Only the table was."""
+    path = tmp_path / "nvidia-smi.txt"
+    path.write_text(text)
+    assert probe(path).gpus
+
+
+def test_a_list_of_cpus_is_no_log_of_nvidia_smi() -> None:
+    """Its lines have the same form."""
+    assert nvidia_smi.parse("Architecture: x86_64\nTotal : 4\nModel name: x\n") == ()

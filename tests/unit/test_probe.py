@@ -227,6 +227,12 @@ def test_compressed_swap_and_the_tightest_limit(tmp_path: Path) -> None:
     assert probe(tmp_path).memory.limit_bytes == GIB // 4
 
 
+def test_a_containers_limit_without_a_word_whose_it_is(tmp_path: Path) -> None:
+    """A recording from within a container seldom has proc/self."""
+    limit = {"sys/fs/cgroup/memory.max": f"{GIB // 4}\n", "sys/fs/cgroup/memory.current": "1\n"}
+    assert probe(write(tmp_path, PI | limit)).memory.limit_bytes == GIB // 4
+
+
 def test_a_zram_disk_that_holds_logs_is_no_swap(tmp_path: Path) -> None:
     """/proc/swaps knows."""
     swaps = "Filename Type Size Used Priority\n/dev/zram0 partition 1024 0 100\n"

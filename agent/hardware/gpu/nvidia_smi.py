@@ -1,4 +1,4 @@
-"""What `nvidia-smi` printed: its table, its list (-L), or what --query-gpu answers as CSV."""
+"""What `nvidia-smi` printed: its table, list (-L), log (-q, -x), or what --query-gpu answers as CSV."""
 
 import re
 
@@ -8,6 +8,11 @@ from agent.hardware.machine import Gpu
 ROW = re.compile(r"\|\s*\d+\s+([^|]+?)\s{2,}(?:On|Off|N/A|WDDM|TCC|MCDM)\s*\|[^|]+\|")
 MEMORY = re.compile(r"\|\s*(\d+)MiB\s*/\s*(\d+)MiB\s*\|")
 DRIVER = re.compile(r"Driver Version:\s*([\d.]+)")
+# A line of the log as XML, and what is read of either.
+TAG = re.compile(r"<(\w+)>([^<]*)")
+LOG_KEYS = {"product_name", "driver_version", "total", "free", "fb_memory_usage", "bar1_memory_usage"}
+# What stands in the place of a name when a card has fallen off its bus.
+NO_NAME = "ERR!"
 LISTED = re.compile(r"GPU \d+: (.+?) \(UUID: ")
 # Those that share the RAM with the CPU, and their capability: nvidia-smi has no memory to report.
 ON_CHIP = ((r"\bGB10\b", "12.1"), (r"\bOrin\b", "8.7"), (r"\bThor\b", "11.0"), (r"\bXavier\b", "7.2"))
@@ -20,7 +25,7 @@ def parse(text: str) -> tuple[Gpu, ...]:
     """The GPUs in their order; none for any other text. Sizes that are "N/A" are None. Raises nothing."""
     lines = [line[:MAX_LINE] for line in text.splitlines()]
     driver = next((match.group(1) for line in lines if (match := DRIVER.search(line[:MAX_ROW]))), "")
-    return _of_csv(lines) or _of_table(lines, driver) or _of_list(lines, driver)
+    return _of_csv(lines) or _of_log(lines) or _of_table(lines, driver) or _of_list(lines, driver)
 
 
 def _of_table(lines: list[str], driver: str) -> tuple[Gpu, ...]:
@@ -28,11 +33,39 @@ def _of_table(lines: list[str], driver: str) -> tuple[Gpu, ...]:
     rows = [(at, match.group(1)) for at, line in enumerate(lines) if (match := ROW.match(line[:MAX_ROW]))]
     gpus = []
     for at, name in rows:
+        if name == NO_NAME:
+            continue
         memory = MEMORY.search(lines[at + 1][:MAX_ROW]) if at + 1 < len(lines) else None
         used, total = (int(number) * MIB for number in memory.groups()) if memory else (None, None)
         free = total - used if total is not None and used is not None else None
         gpus.append(_gpu(name, driver, total, free))
     return tuple(gpus)
+
+
+def _of_log(lines: list[str]) -> tuple[Gpu, ...]:
+    """One value a line; those of memory below the heading of their kind."""
+    rows: list[dict[str, str]] = []
+    driver = heading = ""
+    for line in lines:
+        text = line[:MAX_ROW].strip()
+        tag = TAG.match(text)
+        name, _, value = (tag[1], "", tag[2]) if tag else text.partition(":")
+        key, value = name.strip().lower().replace(" ", "_"), value.strip()
+        if key not in LOG_KEYS:
+            continue
+        if key == "product_name":
+            rows.append({"name": value})
+        elif key == "driver_version":
+            driver = value
+        elif key.endswith("_usage"):
+            heading = key
+        elif rows and heading == "fb_memory_usage":
+            rows[-1].setdefault(key, value)
+    return tuple(
+        _gpu(row["name"], driver, _mebibytes(row.get("total", "")), _mebibytes(row.get("free", "")))
+        for row in rows
+        if row["name"] not in ("", NO_NAME)
+    )
 
 
 def _of_list(lines: list[str], driver: str) -> tuple[Gpu, ...]:
