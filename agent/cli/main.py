@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from typing import Final
@@ -29,6 +30,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns its exit code; usage errors and --help leave by SystemExit, as argparse does."""
     args = _parse(sys.argv[1:] if argv is None else argv)
+    _print_what_can_be_printed()
     try:
         code: int = args.func(args)
         sys.stdout.flush()
@@ -42,6 +44,13 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output is gone, and the interpreter would flush into the pipe once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+
+
+def _print_what_can_be_printed() -> None:
+    """A terminal of another encoding than UTF-8 shows `?` for what it lacks, where Python would give up."""
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="replace")
 
 
 def _exit_code(error: TampuError) -> int:

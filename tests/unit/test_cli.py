@@ -159,6 +159,20 @@ def test_ctrl_c_exits_with_130_and_says_nothing(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-2", "utf-8"])
+def test_a_terminal_of_another_encoding_is_no_error(tmp_path: Path, encoding: str) -> None:
+    """A board's name in Chinese, or an emoji in an answer; it ended in a traceback."""
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_text("香橙派 5\0", encoding="utf-8")
+    (tmp_path / "proc/cpuinfo").write_text("processor: 0\nisa: rv64imac\n")
+    command = [sys.executable, "-m", "agent", "doctor", "--root", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = "香橙派 5" if encoding == "utf-8" else "??? 5"
+    assert shown in done.stdout.decode(encoding)
+
+
 def test_a_reader_that_leaves_is_no_error_worth_words() -> None:
     """`tampu config show | head -0`."""
     with subprocess.Popen(
