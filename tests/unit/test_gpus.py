@@ -100,6 +100,14 @@ def test_the_driver_is_found_by_its_link_too(tmp_path: Path) -> None:
     assert gpus(tmp_path, NOBODY, Board())[0].driver == "xe"
 
 
+def test_an_accelerator_of_amd_is_a_card_without_a_screen(tmp_path: Path) -> None:
+    """An Instinct; NEC's vector engine has the same class."""
+    files = pci("0000:03:00.0", "1002", "74a1", "amdgpu") | pci("0000:04:00.0", "1bcf", "001c", "ve_drv")
+    classes = {name: "0x120000\n" for name in files if name.endswith("/class")}
+    (gpu,) = gpus(tree(tmp_path, files | classes), NOBODY, Board())
+    assert (gpu.vendor, gpu.kind, gpu.is_worth_it) == ("amd", "discrete", True)
+
+
 def test_a_management_chip_is_no_gpu(tmp_path: Path) -> None:
     """A server's display adapter shows a console."""
     tree(tmp_path, pci("0000:05:00.0", "1a03", "2000", "ast"))

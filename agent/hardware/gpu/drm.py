@@ -17,6 +17,8 @@ PCI = Path("sys/bus/pci/devices")
 DRM = Path("sys/class/drm")
 NVIDIA = Path("proc/driver/nvidia")
 DISPLAY_CLASS = 0x03
+# "Processing accelerator", as AMD's Instinct cards call themselves; of other makers it is no GPU.
+ACCELERATOR_CLASS, AMD = 0x12, 0x1002
 
 # What hypervisors show: virtio, QXL, Bochs, VMware, Hyper-V, VirtualBox, Parallels.
 VIRTUAL_VENDORS = (0x1AF4, 0x1B36, 0x1234, 0x15AD, 0x1414, 0x80EE, 0x1AB8)
@@ -62,7 +64,8 @@ def sees_pci(root: Path) -> bool:
 
 def _pci_addresses(root: Path) -> Iterator[str]:
     for folder in _children(root / PCI):
-        if (_hex(folder / "class") or 0) >> 16 == DISPLAY_CLASS:
+        kind = (_hex(folder / "class") or 0) >> 16
+        if kind == DISPLAY_CLASS or (kind == ACCELERATOR_CLASS and _hex(folder / "vendor") == AMD):
             yield folder.name
 
 
