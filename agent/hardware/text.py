@@ -36,6 +36,11 @@ def kept_in(folder: Path) -> Iterator[None]:
         _bounds.reset(token)
 
 
+def is_kept() -> bool:
+    """Whether a recording is being read: what we may do here says nothing about that box."""
+    return _bounds.get() != "/"
+
+
 def may_read(path: Path) -> bool:
     """Whether a path, links and all, lies where we are kept."""
     bounds = _bounds.get()

@@ -568,3 +568,12 @@ def test_vulkan_on_a_mac_is_metal(tmp_path: Path) -> None:
     sysctl_text = "hw.memsize: 17179869184\nmachdep.cpu.brand_string: Apple M2\nhw.ncpu: 8\n"
     (gpu,) = probe(write(tmp_path, {"sysctl.txt": sysctl_text, "vulkaninfo.txt": vulkan})).gpus
     assert (gpu.api, gpu.is_worth_it) == ("metal", True)
+
+
+def test_what_we_may_open_says_nothing_about_a_recorded_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its device files were recorded as plain files, closed to the user who looks at them."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (gpu,) = probe(write(tmp_path, PI | {"dev/dri/renderD128": ""})).gpus
+    assert (gpu.is_usable, "may not open" in gpu.reason) == (None, False)

@@ -14,6 +14,7 @@ from agent.hardware.gpu.device_nodes import closed
 from agent.hardware.gpu.driver_answer import Asked
 from agent.hardware.gpu.worth import judged
 from agent.hardware.machine import Board, Cpu, Gpu
+from agent.hardware.text import is_kept
 
 VIRTUAL_BOARD = re.compile(
     r"virtual|vmware|qemu|\bkvm\b|bochs|\bxen\b|hvm domu|parallels|dummy-virt"
@@ -93,7 +94,7 @@ def _named(graphics: Gpu, gpu: Gpu) -> Gpu:
 
 
 def _with_access(root: Path, gpu: Gpu) -> Gpu:
-    node = closed(root, gpu.vendor) if gpu.kind != "virtual" else ""
+    node = closed(root, gpu.vendor) if gpu.kind != "virtual" and not is_kept() else ""
     return replace(gpu, is_usable=False, reason=f"this user may not open {node}") if node else gpu
 
 
