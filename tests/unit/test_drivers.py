@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,12 @@ def test_the_module_that_is_started_is_this_one() -> None:
     """By name, isolated from the user's own modules."""
     assert COMMAND[1:] == ("-I", "-m", ask.__module__)
     assert list(DRIVERS) == ["CUDA", "Metal", "Vulkan"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has files in memory")
+def test_no_disk_has_to_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container with a read-only root has no folder for temporary files."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    said = "print('{}\\n' * 3)"
+    assert ask(command=(sys.executable, "-c", said)) == Asked()

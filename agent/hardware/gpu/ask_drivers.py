@@ -73,13 +73,27 @@ def main() -> None:
 
 def _ask_child(command: tuple[str, ...], timeout_s: float) -> tuple[list[Asked], str]:
     """What a child said before it ended, and how it ended: "" for the way it should."""
-    with tempfile.TemporaryFile() as output:  # a pipe would be held open by what a driver starts
+    try:
+        output = _scratch()
+    except OSError as error:
+        return [], f"could not be asked ({error.strerror})"
+    with output:  # a pipe would be held open by what a driver starts
         try:
             how = _run(command, output, timeout_s)
         except OSError as error:
             how = f"could not be asked ({error.strerror})"
         output.seek(0)
         return _read(output.read(MAX_BYTES)), how
+
+
+def _scratch() -> IO[bytes]:
+    """A file that nobody else sees; in memory where there are such, as every disk may be read-only.
+
+    Raises OSError where there is room for none.
+    """
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("tampu-drivers"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _run(command: tuple[str, ...], output: IO[bytes], timeout_s: float) -> str:
