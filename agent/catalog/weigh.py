@@ -142,17 +142,20 @@ def _no_room_on(device: Device | None, split: Parts) -> InsufficientMemory:
 
 
 def _best(config: Config, found: Sequence[Weighed], resources: Resources) -> Weighed:
-    """Of ways that fit: the fastest where it was measured, else a GPU, then the copy where there is room
-    for both, then the plain one. They come in that order."""
+    """Of ways that fit: a GPU that nobody has measured, else the fastest where it was measured, else a GPU,
+    then the copy where there is room for both, then the plain one. They come in that order."""
     warm = [item for item in found if item.budget.is_warm] or list(found)
     if config.engine.repack != "on":
         warm = [
             item for item in warm if not item.way.is_repacked or _has_room_for_both(config, item, resources)
         ] or warm
     measured = [item for item in warm if item.pace.is_measured]
-    # A GPU with room is used unless it was measured, and the CPU beat it.
-    is_gpu_unknown = any(item.way.n_gpu_layers and not item.pace.is_measured for item in warm)
-    if measured and not is_gpu_unknown:
+    # One figure is enough to know a GPU: `bench` has none of other counts of threads there, or of a part.
+    known = {item.way.device for item in measured}
+    for item in warm:
+        if item.way.n_gpu_layers and item.way.device not in known:
+            return item
+    if measured:
         return min(measured, key=lambda item: item.pace.request_s)
     return warm[0]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,6 +236,25 @@ def test_what_was_measured_decides(folder: Folder) -> None:
     placement = folder.place(box(16 * GIB, measurements=figures))
     assert (placement.load.n_threads, placement.load.is_repacked) == (3, False)
     assert (placement.candidates[0].decode_tok_s, placement.candidates[0].is_measured) == (14.0, True)
+
+
+def on_gpu(device: Device, decode: float) -> Speed:
+    """As `tampu bench` has it: all layers, with the first count of threads only."""
+    return msgspec.structs.replace(speed(4, decode), device=device.name, n_gpu_layers=-1, n_batch=512)
+
+
+@pytest.mark.parametrize("device", [CARD, ORIN])
+def test_a_gpu_that_was_measured_is_used_only_if_it_beats_the_cpu(folder: Folder, device: Device) -> None:
+    """Whatever else was measured of the CPU, and though nobody measured a part of the layers there."""
+    folder.add("a", ("Q4_K_M",))
+    key = folder.place(box(16 * GIB)).load.model_key
+    cpu = (speed(4, 50), speed(2, 30), speed(1, 20))
+    for decode, layers in ((5.0, 0), (500.0, -1)):
+        figures = measured(key, *cpu, on_gpu(device, decode))
+        load = folder.place(box(16 * GIB, devices=(device,), measurements=figures)).load
+        assert load.n_gpu_layers == layers
+    unknown = folder.place(box(16 * GIB, devices=(device,), measurements=measured(key, *cpu)))
+    assert unknown.load.n_gpu_layers == -1
 
 
 def test_figures_of_another_model_lend_their_bandwidth(folder: Folder) -> None:
