@@ -8,9 +8,10 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agent.catalog.files import written_whole
 from agent.hardware.machine import Cpu
@@ -23,6 +24,9 @@ MAX_FILE_BYTES = 64 << 10
 MAX_FILES = 32
 # Two threads beside one busy process are slower than one: what others take does not just add up.
 DISTURBING_CORES = 0.3
+# A file that says otherwise is damaged: such figures would divide by zero, or win.
+Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0)]
 # A request as small devices make them: what is best is what answers it soonest.
 PROMPT_TOKENS, ANSWER_TOKENS = 200, 100
 
@@ -36,11 +40,11 @@ class Speed(Struct, frozen=True, kw_only=True):
     """One way to run a model, in tokens per second. `n_batch` is the rows of a prefill step,
     `n_gpu_layers` what was offloaded to `device` (a name of ggml's registry; "" for the CPU)."""
 
-    n_threads: int
+    n_threads: Count
     is_repacked: bool
-    n_batch: int
-    prefill_tok_s: float
-    decode_tok_s: float
+    n_batch: Count
+    prefill_tok_s: Rate
+    decode_tok_s: Rate
     n_gpu_layers: int = 0
     device: str = ""
 
@@ -53,8 +57,8 @@ class Speed(Struct, frozen=True, kw_only=True):
 class Bandwidth(Struct, frozen=True, kw_only=True):
     """What so many threads read from memory together, bytes per second."""
 
-    n_threads: int
-    bytes_s: float
+    n_threads: Count
+    bytes_s: Rate
 
 
 class Measurements(Struct, frozen=True, kw_only=True):

@@ -83,6 +83,12 @@ def test_another_box_build_or_model_has_no_figures(tmp_path: Path, key: tuple[st
         msgspec.json.encode(msgspec.structs.replace(measured(), format=2)),
         msgspec.json.encode(msgspec.structs.replace(measured(), box="another")),
         msgspec.json.encode(measured()).replace(b'"seconds":42.0', b'"seconds":"long"'),
+        msgspec.json.encode(measured(speed(decode=0.0))),
+        msgspec.json.encode(measured(speed(prefill=-1.0))),
+        msgspec.json.encode(measured(speed(n_threads=0))),
+        msgspec.json.encode(measured(speed(n_batch=-256))),
+        msgspec.json.encode(measured(speed())).replace(b"10.0", b"1e999"),
+        msgspec.json.encode(measured()).replace(b"12000000000.0", b"0"),
     ],
 )
 def test_a_damaged_file_is_no_file(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
