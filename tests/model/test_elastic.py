@@ -1,5 +1,6 @@
 """The pool on the real model: it grows, shrinks, sleeps, gives memory back, and changes nobody's words."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from agent.engine import llama
 from agent.engine.chat_template import ChatTemplate
 from agent.engine.engine import Options
-from agent.engine.messages import Load
+from agent.engine.messages import Hello, Load, Loaded
 from agent.engine.prefix_store import PrefixStore
+from agent.engine_process import EngineProcess
 from agent.hardware.process import anonymous_bytes
 from agent.request import Finished, Message
 from tests.support.engine_driver import EngineDriver
@@ -143,3 +145,27 @@ def test_a_profile_read_from_disk_says_what_a_computed_one_says(
     second.engine._profiles.restore()
     assert second.engine._kv.holds(prefix)
     assert ask(second) == computed
+
+
+# ---- what the process keeps ----------------------------------------------------------------------
+
+
+def test_slots_cost_nothing_before_there_is_a_context(model_path: Path) -> None:
+    """What llama.cpp frees after planning goes back to the system, however much it was."""
+    few, many = (asyncio.run(fixed_bytes(model_path, n_seq_max)) for n_seq_max in (1, 64))
+    assert abs(many - few) < MIB
+
+
+async def fixed_bytes(model_path: Path, n_seq_max: int) -> int:
+    """The anonymous memory of an engine process with the model open, as it tells the daemon."""
+    process = await EngineProcess.start()
+    try:
+        assert isinstance(await process.receive(), Hello)
+        process.send(load(model_path, n_seq_max=n_seq_max))
+        loaded = await process.receive()
+        assert isinstance(loaded, Loaded)
+        assert loaded.memory
+        return loaded.memory.fixed_bytes
+    finally:
+        process.kill()
+        await process.end()
