@@ -10,10 +10,12 @@ from agent.catalog.kv_size import KvSize, kv_size
 
 class Shape(Struct, frozen=True, kw_only=True):
     """Counts as llama.cpp has them; `weights_bytes` is all tensors, of which `layers_bytes` are in the
-    repeated layers, and `output_bytes` those a finished row is multiplied with."""
+    repeated layers, and `output_bytes` those a finished row is multiplied with. `n_attn` is the width of all
+    heads together, in some families more than the model's."""
 
     num_layers: int
     n_embd: int
+    n_attn: int
     n_ff: int
     n_ctx_train: int
     num_vocabulary: int
@@ -50,6 +52,7 @@ def shape_of(header: GgufHeader, kv_bytes_per_token: int | None = None) -> Shape
     return Shape(
         num_layers=number("block_count"),
         n_embd=number("embedding_length"),
+        n_attn=number("attention.head_count") * number("attention.key_length"),
         n_ff=number("feed_forward_length"),
         n_ctx_train=number("context_length"),
         num_vocabulary=header.lengths.get("tokenizer.ggml.tokens", 0),

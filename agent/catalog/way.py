@@ -21,7 +21,7 @@ PROCESS_BYTES = 23 * MIB + MIB // 2
 TOKEN_BYTES, MERGE_BYTES = 165, 77
 # Pages of libraries and of the interpreter, which are mapped as the weights are.
 LIBRARY_BYTES = 17 * MIB + MIB // 4
-# Floats a row of a step takes while a layer is computed, per value of the model's width and of its
+# Floats a row of a step takes while a layer is computed, per value of its width and of its
 # feed-forward's.
 EMBD_FLOATS, FF_FLOATS = 6.75, 2.0
 # What a GPU's driver takes of the process's own memory: lavapipe 60, CUDA on a PC more.
@@ -116,5 +116,6 @@ def compute_bytes(shape: Shape, way: Way) -> int:
     """Buffers of a step: the logits of each slot, once more while they are computed or a layer's rows."""
     logits = way.num_slots * shape.num_vocabulary * F32_BYTES
     rows = way.n_batch * F32_BYTES
-    layer = int(rows * (EMBD_FLOATS * shape.n_embd + FF_FLOATS * shape.n_ff))
+    width = max(shape.n_embd, shape.n_attn)
+    layer = int(rows * (EMBD_FLOATS * width + FF_FLOATS * shape.n_ff))
     return logits + max(layer, logits + rows * shape.n_embd)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from agent.catalog.isa import repack_bytes, repacked_types
 from agent.catalog.measurements import Bandwidth, Measurements, Speed
 from agent.catalog.placement import Resources
+from agent.catalog.shape import shape_of
 from agent.catalog.taste import quality_of, taste_rank
+from agent.catalog.way import Way, compute_bytes
 from agent.config import Engine
 from agent.engine.messages import Device
 from agent.errors import InsufficientMemory, ModelUnavailable
@@ -140,6 +142,20 @@ def test_a_faster_layout_is_made_where_there_is_room_for_both(folder: Folder) ->
     assert tight.budget.is_warm
     assert not folder.place(box(16 * GIB), Engine(repack="off")).load.is_repacked
     assert not folder.place(box(16 * GIB, PI_4)).load.is_repacked
+
+
+def test_heads_wider_than_the_model_need_wider_buffers() -> None:
+    """Gemma 3 270M is 640 wide and its heads are 1024: 3297 KiB for 64 rows, as llama.cpp says."""
+    header = header_of("Q4_K_M", Size(layers=18, width=640, vocabulary=262_144))
+    metadata = header.metadata | {"llama.attention.head_count": 4, "llama.feed_forward_length": 2048}
+    plain, wide = (
+        compute_bytes(
+            shape_of(msgspec.structs.replace(header, metadata=metadata | more)),
+            Way(n_threads=2, n_batch=64, num_slots=1),
+        )
+        for more in ({}, {"llama.attention.key_length": 256})
+    )
+    assert plain < 3297 << 10 <= wide
 
 
 def test_a_gpu_with_room_is_used(folder: Folder) -> None:
