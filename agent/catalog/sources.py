@@ -17,6 +17,8 @@ from agent.catalog.store import FileState, Store
 from agent.config import Models
 from agent.errors import ManifestError, ModelFileError, ModelUnavailable
 
+NO_TEMPLATE = "it has no chat template, so nobody can tell how to talk to it; name it with models.name to try"
+
 
 class ModelFile(Struct, frozen=True, kw_only=True):
     """One file that is there and sound. `key` names its content, `order` counts models from the preferred
@@ -52,6 +54,8 @@ def find_sources(
         return Sources((_named_file(wanted.name, manifest, store, shelf),), (), "")
     models = _models(wanted.name, manifest)
     found = list(_look(models, wanted.variant, store, features, shelf))
+    if wanted.name == AUTO:
+        found = [_refuse_wordless(item) for item in found]
     if (wanted.name, wanted.variant) == (AUTO, AUTO):
         found += _loose(manifest, store, shelf)
     files = tuple(item for item in found if isinstance(item, ModelFile))
@@ -148,6 +152,13 @@ def _named_file(name: str, manifest: Manifest, store: Store, shelf: Shelf) -> Mo
         raise ModelUnavailable(str(error)) from error
 
 
+def _refuse_wordless(item: ModelFile | Candidate) -> ModelFile | Candidate:
+    """A base model that somebody added is no more able to chat than one put there by hand."""
+    if isinstance(item, ModelFile) and not item.shape.has_chat_template:
+        return _refused(item.name, item.quant, item.path.name, NO_TEMPLATE)
+    return item
+
+
 def _loose(manifest: Manifest, store: Store, shelf: Shelf) -> Iterator[ModelFile | Candidate]:
     """Files put there by hand come after all that the manifest has, the larger ones first."""
     found = [file for file in loose_files(store.folder, manifest, shelf) if file.role == "chat"]
@@ -164,11 +175,7 @@ def _loose(manifest: Manifest, store: Store, shelf: Shelf) -> Iterator[ModelFile
 
 
 def _loose_complaint(file: LooseFile) -> str:
-    if not file.refusal and not file.has_chat_template:
-        return (
-            "it has no chat template, so nobody can tell how to talk to it; name it with models.name to try"
-        )
-    return file.refusal
+    return file.refusal or ("" if file.has_chat_template else NO_TEMPLATE)
 
 
 def _file_of(path: Path, shelf: Shelf, order: int) -> ModelFile:

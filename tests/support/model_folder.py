@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from agent.catalog.entries import ChatTemplate, Model, Variant
 from agent.catalog.ggml_types import GGML_TYPES
 from agent.catalog.gguf import GgufHeader, TensorInfo
@@ -72,6 +74,12 @@ class Folder:
                 variants=variants,
             )
         )
+
+    def without_template(self, file: str) -> None:
+        """As a base model's file is."""
+        header = self._headers.by_name[file]
+        metadata = {key: value for key, value in header.metadata.items() if "template" not in key}
+        self._headers.by_name[file] = msgspec.structs.replace(header, metadata=metadata)
 
     def remove(self, file: str) -> None:
         (self.folder / file).unlink()

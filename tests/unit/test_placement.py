@@ -101,6 +101,18 @@ def test_the_default_comes_before_the_order(folder: Folder) -> None:
     assert "is missing" in placement.candidates[-1].reason
 
 
+@pytest.mark.parametrize("variant", ["auto", "Q4_K_M"])
+def test_a_base_model_is_taken_only_by_its_name(folder: Folder, variant: str) -> None:
+    """Every prompt would end in an error, while another model that is here could answer."""
+    folder.add("base", ("Q4_K_M",), default=True)
+    folder.add("chat", ("Q4_K_M",))
+    folder.without_template("base-Q4_K_M.gguf")
+    placement = folder.place(box(16 * GIB), variant=variant)
+    assert placement.name == "chat"
+    assert "no chat template" in placement.candidates[-1].reason
+    assert folder.place(box(16 * GIB), name="base").name == "base"
+
+
 def test_the_speed_floor_is_the_owners(folder: Folder) -> None:
     """What is slower is taken only where nothing else fits."""
     folder.add("large", ("Q4_K_M",), BIG)
