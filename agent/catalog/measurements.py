@@ -153,12 +153,14 @@ def speed_for(
 ) -> Speed | None:
     """What was measured of this way, with the nearest size of a prefill step (None: the quickest).
 
-    Only the very count of threads counts: what lies between two counts is no straight line.
+    Only the very count of threads counts: what lies between two counts is no straight line. On a GPU,
+    which has all layers, any does: the CPU only hands over work.
     """
     same = [
         speed
         for speed in measurements.speeds
-        if (speed.n_threads, speed.is_repacked, speed.device) == (n_threads, is_repacked, device)
+        if (speed.is_repacked, speed.device) == (is_repacked, device)
+        and (device or speed.n_threads == n_threads)
     ]
     if n_batch is None:
         return max(same, key=lambda speed: speed.prefill_tok_s, default=None)

@@ -267,8 +267,8 @@ def test_what_was_measured_decides(folder: Folder) -> None:
 
 
 def on_gpu(device: Device, decode: float) -> Speed:
-    """As `tampu bench` has it: all layers, with the first count of threads only."""
-    return msgspec.structs.replace(speed(4, decode), device=device.name, n_gpu_layers=-1, n_batch=512)
+    """As `tampu bench` has it: all layers, with the first count of threads only, little cores and all."""
+    return msgspec.structs.replace(speed(8, decode), device=device.name, n_gpu_layers=-1, n_batch=512)
 
 
 @pytest.mark.parametrize("device", [CARD, ORIN])
