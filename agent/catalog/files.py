@@ -75,7 +75,8 @@ def place(source: Path, target: Path, progress: Progress) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
-    """One writer at a time in `folder`; others wait. The lock ends with the process that holds it."""
+    """One writer at a time in `folder`; others wait. The lock ends with the process that holds it, and
+    whatever model file it was writing when it was killed is removed by the next."""
     # Not through a link, and whatever is in it stays.
     with open(os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644), "r+b") as lock:
         try:
@@ -83,6 +84,8 @@ def exclusive(folder: Path, progress: Progress) -> Iterator[None]:
         except BlockingIOError:
             progress(0, 1, "waiting for another fetch")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for part in folder.glob(".*.gguf.part"):
+            part.unlink(missing_ok=True)
         yield
 
 

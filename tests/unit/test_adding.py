@@ -213,6 +213,17 @@ def test_a_copy_that_ends_early_leaves_nothing(
     assert add_model(folder, manifest, source)[1].read_bytes() == CONTENT
 
 
+def test_what_a_killed_copy_left_makes_room_for_any_other(
+    folder: Path, manifest: Manifest, source: Path
+) -> None:
+    """A gigabyte that no command shows, after a power cut; what is not ours stays."""
+    folder.mkdir()
+    (folder / ".large.gguf.part").write_bytes(CONTENT)
+    (folder / ".notes.part").write_bytes(b"mine")
+    _, path = add_model(folder, manifest, source)
+    assert names(folder) == {path.name, ADDED, ".notes.part"}
+
+
 def test_a_source_that_changes_while_it_is_copied_is_refused(
     folder: Path, manifest: Manifest, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
