@@ -123,13 +123,19 @@ def _what_box(machine: "Machine") -> "Box":
 
 
 def _keep(outcome: "Outcome") -> tuple[str, tuple[str, ...]]:
-    """Write the figures down; the file, and the notes with why not if that failed."""
-    from agent import places
-    from agent.catalog.measurements import save
+    """Write the figures down; the file, and the notes with why not if they were not kept.
 
-    folder = places.measurements_folder()
+    Figures that were disturbed do not take the place of others that placement follows.
+    """
+    from agent import places
+    from agent.catalog.measurements import load, save
+
+    folder, new = places.measurements_folder(), outcome.measurements
+    before = load(folder, new.box, new.build, new.model_key) if new.is_disturbed else None
+    if before and not before.is_disturbed:
+        return "", (*outcome.notes, "not kept: those of before, which nobody disturbed, stay")
     try:
-        return str(save(folder, outcome.measurements)), outcome.notes
+        return str(save(folder, new)), outcome.notes
     except OSError as error:
         note = f"the figures could not be kept in {folder}: {error.strerror}; run it as the daemon's user"
         return "", (*outcome.notes, note)

@@ -11,8 +11,8 @@ LABEL_CELLS = 40
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What `bench --json` prints. `kept` is the file with the measurements, empty if it could not be
-    written."""
+    """What `bench --json` prints. `kept` is the file with the measurements, empty if they were not
+    kept."""
 
     name: str
     quant: str

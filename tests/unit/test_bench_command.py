@@ -259,6 +259,25 @@ def test_figures_that_cannot_be_kept_are_printed_all_the_same(
     assert "could not be kept" in capsys.readouterr().out
 
 
+def test_disturbed_figures_do_not_take_the_place_of_good_ones(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Placement would follow none any more. They do take that of others that were disturbed."""
+    kept = []
+    for others_cores in (1.0, 2.0, 0.0, 1.0):
+        figures = msgspec.structs.replace(report().measurements, others_cores=others_cores)
+
+        async def at_once(*_: object, figures: Measurements = figures) -> running.Outcome:
+            return running.Outcome(measurements=figures, notes=())
+
+        monkeypatch.setattr(running, "measure", at_once)
+        assert main(["--set", f"models.folder={measured}", "bench", "--model", "mine.gguf"]) == 0
+        (file,) = (measured / "state" / "measurements").iterdir()
+        kept.append(msgspec.json.decode(file.read_bytes(), type=Measurements).others_cores)
+    assert kept == [1.0, 2.0, 0.0, 0.0]
+    assert "not kept: those of before" in capsys.readouterr().out
+
+
 def test_a_running_daemon_is_warned_of(
     measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
