@@ -202,6 +202,7 @@ def _why(config: Config, best: Weighed, resources: Resources) -> tuple[str, ...]
     wishes, way = config.engine, best.way
     kind = f"{best.room} tokens fit" if wishes.kv_type == "auto" else "configured"
     context = "as many as are any use" if best.n_ctx == MAX_N_CTX else "all that fit"
+    asked = "configured" if best.n_ctx <= best.room else f"configured, and {best.room} fit"
     cores = "physical cores we may use" if wishes.threads == "auto" else "configured"
     if wishes.threads == "auto" and way.n_threads != resources.cores:
         cores = "the quickest"
@@ -210,7 +211,7 @@ def _why(config: Config, best: Weighed, resources: Resources) -> tuple[str, ...]
         best.budget.why,
         f"kv_type {way.kv_type}: {kind}",
         f"n_ctx up to {best.n_ctx}, of all conversations together:"
-        f" {context if wishes.n_ctx == 'auto' else 'configured'}",
+        f" {context if wishes.n_ctx == 'auto' else asked}",
         f"{_threads(way.n_threads)}: {cores}{measured}",
         _why_device(config, best),
     )

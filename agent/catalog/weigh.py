@@ -52,7 +52,7 @@ class Weighed(Struct, frozen=True, kw_only=True):
             is_chosen=is_chosen,
             fits=self.fits,
             reason=reason,
-            fit=self.parts.with_cells(self.n_ctx),
+            fit=self.parts.with_cells(min(self.n_ctx, self.room)),
             quality=quality_of(file.quant, file.variant.quality if file.variant else None),
             decode_tok_s=round(self.pace.decode_tok_s, 1),
             is_measured=self.pace.is_measured,

@@ -1,5 +1,6 @@
 """What is loaded and how: by what fits, by what runs well, by taste; and every loser knows why."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -229,6 +230,21 @@ def test_what_is_chosen_says_what_is_wrong_with_it(folder: Folder) -> None:
     slow = folder.place(box(16 * GIB), name="a", speed_floor=900).candidates[0].reason
     assert slow.startswith("the configuration asks for it, but ")
     assert slow.endswith("tok/s are below the floor of 900 (models.speed_floor)")
+
+
+def test_a_context_that_does_not_fit_is_said(folder: Folder) -> None:
+    """And what it would take is what it can have."""
+    folder.add("a", ("Q4_K_M",))
+    placement = folder.place(box(600 * MIB), Engine(n_ctx=1 << 20))
+    assert placement.load.n_ctx == 1 << 20
+    assert any(
+        re.search(r"n_ctx up to 1048576, .*: configured, and \d+ fit", reason) for reason in placement.why
+    )
+    fit = placement.candidates[0].fit
+    assert fit is not None
+    assert fit.total_bytes < 600 * MIB
+    small = folder.place(box(600 * MIB), Engine(n_ctx=1024)).why
+    assert any(reason.endswith("of all conversations together: configured") for reason in small)
 
 
 def test_a_quantised_cache_needs_flash_attention(folder: Folder) -> None:
