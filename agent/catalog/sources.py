@@ -60,12 +60,23 @@ def find_sources(
         found += _loose(manifest, store, shelf)
     files = tuple(item for item in found if isinstance(item, ModelFile))
     refused = tuple(item for item in found if isinstance(item, Candidate))
-    first = f" {models[0].name}" if models else ""
-    advice = f"fetch it with: tampu models fetch --folder {store.folder}{first}"
-    quants = {variant.quant for model in models for variant in model.variants}
-    if wanted.variant not in (AUTO, *quants):
-        advice = "set models.variant to one that is there, or to auto"
-    return Sources(files, refused, advice)
+    return Sources(files, refused, _advice(models, wanted.variant, store))
+
+
+def _advice(models: list[Model], quant: str, store: Store) -> str:
+    """Where every file that is asked for is here, or none has that quant, fetching would change nothing."""
+    for model in models:
+        variants = [variant for variant in model.variants if quant in (AUTO, variant.quant)]
+        if not all(_is_here(variant, store) for variant in variants):
+            return f"fetch it with: tampu models fetch --folder {store.folder} {model.name}"
+    return "choose another with models.name or models.variant"
+
+
+def _is_here(variant: Variant, store: Store) -> bool:
+    try:
+        return store.status(variant) is FileState.PRESENT
+    except ModelFileError:  # nobody may look there: a fetch may not write there either
+        return True
 
 
 def _models(name: str, manifest: Manifest) -> list[Model]:

@@ -71,7 +71,9 @@ def test_a_variant_may_be_asked_for(folder: Folder) -> None:
     """And one that is not there is an error that names those that are."""
     folder.add("a", ("Q4_K_M", "Q8_0"))
     assert folder.place(box(16 * GIB), variant="Q8_0").quant == "Q8_0"
-    with pytest.raises(ModelUnavailable, match="no variant Q2_K, only Q4_K_M, Q8_0; set models"):
+    with pytest.raises(
+        ModelUnavailable, match="no variant Q2_K, only Q4_K_M, Q8_0; choose another"
+    ):
         folder.place(box(16 * GIB), variant="Q2_K")
 
 
