@@ -21,7 +21,7 @@ from agent.engine.messages import Hello, Load
 from agent.engine_client import EngineClient
 from agent.engine_process import COMMAND
 from agent.engine_state import EngineState
-from agent.errors import ConfigError
+from agent.errors import ConfigError, ModelUnavailable, RequestError
 from agent.hardware.memory import ROOT
 from agent.memory_level import MemoryLevel
 from agent.memory_watch import MemoryWatch
@@ -146,7 +146,16 @@ class App:
 
     def _find_model(self, hello: Hello) -> Load:
         """What the engine should load now. Raises ModelUnavailable or InsufficientMemory."""
-        placement = self._finder.find(hello)
+        try:
+            placement = self._finder.find(hello)
+        except RequestError:
+            raise
+        except Exception as error:
+            # A bug of ours in choosing is no reason to leave the broker: the next try may meet another world.
+            log.exception("no model could be chosen")
+            raise ModelUnavailable(
+                f"no model could be chosen ({error!r}); name one with models.name, and report the log"
+            ) from error
         for reason in placement.why:
             log.info("model %s %s: %s", placement.name, placement.quant, reason)
         self._status.model = ModelIdentity(

@@ -165,6 +165,8 @@ def _with_words(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(engine, dict):
         return tree
     words = {key: "on" if engine[key] else "off" for key in SWITCHES if isinstance(engine.get(key), bool)}
+    if engine.get("gpu") == 0:  # llama.cpp's own word for none
+        words["gpu"] = "off"
     return {**tree, "engine": {**engine, **words}}
 
 

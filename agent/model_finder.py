@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,8 @@ class ModelFinder:
         self._level = level
         self._root = root
         self._shelf = Shelf()
+        # A child may die while somebody still looks ahead for it.
+        self._lock = threading.Lock()
 
     def look_ahead(self) -> None:
         """Read what takes time (headers, the manifest, the CPU), so that `find` is quick. Raises nothing."""
@@ -83,7 +86,8 @@ class ModelFinder:
             )
         except OSError as error:
             raise ModelUnavailable(f"this box does not tell how much memory it has: {error}") from error
-        return choose(self._config, resources, self._shelf)
+        with self._lock:
+            return choose(self._config, resources, self._shelf)
 
     @cached_property
     def _machine(self) -> Machine | None:

@@ -83,9 +83,14 @@ def _models(name: str, manifest: Manifest) -> list[Model]:
     """`auto`: the default one first, then the others that chat, in the order of the manifest."""
     if name != AUTO:
         try:
-            return [manifest.model(name)]
+            model = manifest.model(name)
         except ManifestError as error:
             raise ModelUnavailable(str(error)) from error
+        if "chat" not in model.roles:
+            raise ModelUnavailable(
+                f"model {name} makes embeddings and does not chat; choose another with models.name"
+            )
+        return [model]
     return sorted((model for model in manifest.models if "chat" in model.roles), key=lambda m: not m.default)
 
 

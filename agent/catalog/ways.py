@@ -23,6 +23,8 @@ N_BATCH, GPU_N_BATCH, SMALL_N_BATCH = 256, 512, 64
 # Left on a GPU of its own for its driver, a screen and the buffers of a step.
 DEVICE_RESERVE_BYTES = 256 << 20
 DEVICE_RESERVE_PARTS = 10
+# Of a GPU that does not tell how much memory it has: nothing is too large for it.
+UNTOLD_BYTES = 1 << 50
 # Reading what is missing of a cold file, where nobody knows the disk: a fair SD card.
 SLOW_DISK_BYTES_S = 40e6
 
@@ -116,5 +118,7 @@ def fitting_layers(file: ModelFile, way: Way, device: Device) -> int:
 
 
 def device_room(device: Device) -> int:
-    """What is free of a GPU's memory for us, in bytes."""
+    """What is free of a GPU's memory for us, in bytes; plenty where its driver tells nothing."""
+    if not device.total_bytes and not device.free_bytes:
+        return UNTOLD_BYTES
     return device.free_bytes - max(DEVICE_RESERVE_BYTES, device.free_bytes // DEVICE_RESERVE_PARTS)

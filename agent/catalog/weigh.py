@@ -16,7 +16,7 @@ from agent.catalog.way import Parts, Way, parts
 from agent.catalog.ways import GOOD_N_CTX, Resources, device_room, ways
 from agent.config import Config
 from agent.engine.messages import Device
-from agent.errors import InsufficientMemory
+from agent.errors import InsufficientMemory, ModelUnavailable
 
 # The KV cache grows with the load; these bound how far. Fewer cells hold no conversation.
 MIN_N_CTX = 512
@@ -75,11 +75,16 @@ def weigh(config: Config, file: ModelFile, resources: Resources) -> Weighed:
 
 
 def _weigh_way(config: Config, file: ModelFile, way: Way, resources: Resources) -> Weighed:
-    """Raises InsufficientMemory where this way does not fit."""
+    """Raises InsufficientMemory where this way does not fit, ModelUnavailable where it cannot be."""
     wishes, kv = config.engine, file.shape.kv
     # All conversations together; the engine keeps each of them within what the model was made for.
     most = MAX_N_CTX if wishes.n_ctx == "auto" else wishes.n_ctx
     types = kv.types if wishes.kv_type == "auto" else (wishes.kv_type,)
+    if types[0] not in kv.types:
+        raise ModelUnavailable(
+            f"{file.path.name}: its KV cache cannot be {types[0]}, only {' or '.join(kv.types)};"
+            " set engine.kv_type to auto"
+        )
     copied = repack_bytes(file.header, resources.features) if way.is_repacked else 0
     options = [replace(way, kv_type=kv_type) for kv_type in types]
     cheapest = parts(file.shape, options[-1], copied)

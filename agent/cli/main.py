@@ -1,6 +1,7 @@
 """The `tampu` command: options before the verb, the verb, and what its errors mean as exit codes."""
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -41,9 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone, and the interpreter would flush into the pipe once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        print("tampu: the disk is full; free some space, or print somewhere else", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """What could not be written; the interpreter would try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_what_can_be_printed() -> None:

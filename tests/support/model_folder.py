@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.catalog.entries import ChatTemplate, Model, Variant
+from agent.catalog.entries import ChatTemplate, Model, Role, Variant
 from agent.catalog.ggml_types import GGML_TYPES
 from agent.catalog.gguf import GgufHeader, TensorInfo
 from agent.catalog.manifest import Manifest
@@ -48,7 +48,7 @@ class Folder:
     def __init__(self, folder: Path, **models: tuple[str, ...]) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._headers = Headers()
+        self.headers = Headers()
         self._models: list[Model] = []
         for name, quants in models.items():
             self.add(name, quants)
@@ -60,6 +60,7 @@ class Folder:
         size: Size = SMALL,
         *,
         default: bool = False,
+        roles: tuple[Role, ...] = ("chat",),
     ) -> None:
         variants = tuple(self._variant(name, quant, size) for quant in quants)
         self._models.append(
@@ -68,7 +69,7 @@ class Folder:
                 default=default,
                 licence="none",
                 languages=("en",),
-                roles=("chat",),
+                roles=roles,
                 n_ctx_train=32768,
                 chat_template=TEMPLATE,
                 variants=variants,
@@ -77,9 +78,9 @@ class Folder:
 
     def without_template(self, file: str) -> None:
         """As a base model's file is."""
-        header = self._headers.by_name[file]
+        header = self.headers.by_name[file]
         metadata = {key: value for key, value in header.metadata.items() if "template" not in key}
-        self._headers.by_name[file] = msgspec.structs.replace(header, metadata=metadata)
+        self.headers.by_name[file] = msgspec.structs.replace(header, metadata=metadata)
 
     def remove(self, file: str) -> None:
         (self.folder / file).unlink()
@@ -89,7 +90,7 @@ class Folder:
         wanted = Models(folder=str(self.folder), **models)  # type: ignore[arg-type]
         config = Config(models=wanted, engine=engine)
         manifest = Manifest(self.folder / "manifest.yaml", tuple(self._models))
-        return place(config, manifest, Store(self.folder), resources, self._headers)
+        return place(config, manifest, Store(self.folder), resources, self.headers)
 
     def _variant(self, name: str, quant: str, size: Size) -> Variant:
         header = header_of(quant, size)
@@ -97,12 +98,12 @@ class Folder:
         num_bytes = header.data_offset + sum(tensor.num_bytes for tensor in header.tensors)
         with (self.folder / file).open("wb") as hole:
             hole.truncate(num_bytes)
-        self._headers.by_name[file] = header
+        self.headers.by_name[file] = header
         return Variant(
             quant=quant,
             file=file,
             file_bytes=num_bytes,
-            sha256=f"{len(self._headers.by_name):064x}",
+            sha256=f"{len(self.headers.by_name):064x}",
             layers=size.layers,
             kv_bytes_per_token=size.layers * 2 * size.width // 4 * 2,
         )

@@ -418,3 +418,13 @@ def test_an_answer_that_was_cut_is_not_passed_off_as_whole() -> None:
     ask._complain_if_cut(msgspec.UNSET)
     with pytest.raises(TampuError, match="cut short: cancelled"):
         ask._complain_if_cut("cancelled")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    """Not a traceback; the exit code says that it failed."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "agent", "config", "show"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "tampu: the disk is full; free some space, or print somewhere else\n"

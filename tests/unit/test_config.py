@@ -97,6 +97,7 @@ def test_on_and_off_are_words(file: Path, monkeypatch: pytest.MonkeyPatch, word:
     assert read(file, "", f"engine.repack={word}").engine.repack == bare
     monkeypatch.setenv("TAMPU_ENGINE__REPACK", word)
     assert read(file, "engine: {gpu: off}").engine == Engine(gpu="off", repack=bare)
+    assert read(file, "engine: {gpu: 0}").engine.gpu == "off"
 
 
 def test_profiles_have_free_names(file: Path) -> None:

@@ -71,9 +71,7 @@ def test_a_variant_may_be_asked_for(folder: Folder) -> None:
     """And one that is not there is an error that names those that are."""
     folder.add("a", ("Q4_K_M", "Q8_0"))
     assert folder.place(box(16 * GIB), variant="Q8_0").quant == "Q8_0"
-    with pytest.raises(
-        ModelUnavailable, match="no variant Q2_K, only Q4_K_M, Q8_0; choose another"
-    ):
+    with pytest.raises(ModelUnavailable, match="no variant Q2_K, only Q4_K_M, Q8_0; choose another"):
         folder.place(box(16 * GIB), variant="Q2_K")
 
 
@@ -182,6 +180,29 @@ def test_a_gpu_with_room_is_used(folder: Folder) -> None:
     assert folder.place(with_card).runs == "all layers on CUDA0, 4 threads, KV cache f16"
     load = folder.place(with_card, Engine(gpu="off")).load
     assert (load.device, load.n_gpu_layers) == ("", 0)
+
+
+def test_a_gpu_that_does_not_tell_its_memory_is_taken_at_its_word(folder: Folder) -> None:
+    """Some drivers report none at all; a wish is not refused for that."""
+    folder.add("a", ("Q4_K_M",), BIG)
+    silent = Device(name="Vulkan0", description="a card", kind="gpu", total_bytes=0, free_bytes=0)
+    assert folder.place(box(16 * GIB, devices=(silent,)), Engine(gpu="all")).load.n_gpu_layers == -1
+
+
+def test_a_format_this_models_cache_cannot_have_is_refused(folder: Folder) -> None:
+    """Heads of 80 values are no whole number of blocks; llama.cpp would refuse the context."""
+    folder.add("a", ("Q4_K_M",), Size(width=1280))
+    header = folder.headers.by_name["a-Q4_K_M.gguf"]
+    header.metadata["llama.attention.head_count"] = 16
+    with pytest.raises(ModelUnavailable, match="its KV cache cannot be q8_0, only f16"):
+        folder.place(box(16 * GIB), Engine(kv_type="q8_0"))
+
+
+def test_a_model_that_embeds_is_no_model_to_chat_with(folder: Folder) -> None:
+    """By name, too."""
+    folder.add("vectors", ("Q4_K_M",), roles=("embed",))
+    with pytest.raises(ModelUnavailable, match="vectors makes embeddings and does not chat"):
+        folder.place(box(16 * GIB), name="vectors")
 
 
 def test_a_small_card_gets_the_layers_that_fit(folder: Folder) -> None:

@@ -91,7 +91,7 @@ def _scratch() -> IO[bytes]:
 
     Raises OSError where there is room for none.
     """
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("tampu-drivers"), "w+b")
     return tempfile.TemporaryFile()
 
