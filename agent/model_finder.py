@@ -28,8 +28,10 @@ from agent.resources import read_resources
 log = logging.getLogger(__name__)
 
 
-def choose(config: Config, resources: Resources, shelf: Shelf | None = None) -> Placement:
-    """What would be loaded with these resources; `shelf` has the headers that were read before.
+def choose(
+    config: Config, resources: Resources, shelf: Shelf | None = None, *, is_brief: bool = False
+) -> Placement:
+    """What would be loaded with these resources; `shelf` and `is_brief` as in placement.place.
 
     Raises ModelUnavailable or InsufficientMemory with the next step.
     """
@@ -37,7 +39,7 @@ def choose(config: Config, resources: Resources, shelf: Shelf | None = None) -> 
     store = Store(Path(models.folder))
     try:
         manifest = load_catalog(Path(models.manifest) if models.manifest else None, store.folder)
-        return place(config, manifest, store, resources, shelf)
+        return place(config, manifest, store, resources, shelf, is_brief=is_brief)
     except (ManifestError, ModelFileError, OSError) as error:
         raise ModelUnavailable(str(error)) from error
 
@@ -87,7 +89,7 @@ class ModelFinder:
         except OSError as error:
             raise ModelUnavailable(f"this box does not tell how much memory it has: {error}") from error
         with self._lock:
-            return choose(self._config, resources, self._shelf)
+            return choose(self._config, resources, self._shelf, is_brief=True)
 
     @cached_property
     def _machine(self) -> Machine | None:

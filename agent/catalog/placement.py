@@ -50,22 +50,24 @@ def place(
     store: Store,
     resources: Resources,
     shelf: Shelf | None = None,
+    *,
+    is_brief: bool = False,
 ) -> Placement:
     """Choose for this box. Raises ModelUnavailable or InsufficientMemory with the next step.
 
-    `shelf` has the headers that were read before.
+    `shelf` has the headers that were read before. The choice is the same with `is_brief`, but files that
+    could not change it are not looked at, and are missing among the candidates.
     """
     sources = find_sources(config.models, manifest, store, resources.features, shelf or Shelf())
-    weighed, refused, refusal = _weigh_all(config, sources, resources)
+    weighed, refused, refusal = _weigh_all(config, sources, resources, is_brief=is_brief)
     if not weighed:
-        raise refusal or _nothing(sources)
+        raise refusal or _nothing(refused, sources.advice)
     ranked = sorted(weighed, key=lambda item: _rank(config, item, resources))
     best = ranked[0]
     candidates = (
         best.candidate(_why_it(config, best, ranked), is_chosen=True),
         *(item.candidate(_why_not(config, item, best), is_chosen=False) for item in ranked[1:]),
         *refused,
-        *sources.refused,
     )
     file = best.file
     load = _load(config, best, resources)
@@ -74,17 +76,24 @@ def place(
 
 
 def _weigh_all(
-    config: Config, sources: Sources, resources: Resources
+    config: Config, sources: Sources, resources: Resources, *, is_brief: bool
 ) -> tuple[list[Weighed], list[Candidate], InsufficientMemory | None]:
     weighed: list[Weighed] = []
     refused: list[Candidate] = []
     first: InsufficientMemory | None = None
-    for file in sources.files:
-        try:
-            weighed.append(weigh(config, file, resources))
-        except InsufficientMemory as error:
-            first = first or error
-            refused.append(_too_large(file, error))
+    for group in sources.groups:
+        for found in group:
+            if isinstance(found, Candidate):
+                refused.append(found)
+                continue
+            try:
+                weighed.append(weigh(config, found, resources))
+            except InsufficientMemory as error:
+                first = first or error
+                refused.append(_too_large(found, error))
+        # Nothing that comes later is preferred to what runs well.
+        if is_brief and any(_grade(config, item) == 0 for item in weighed):
+            break
     return weighed, refused, first
 
 
@@ -99,10 +108,10 @@ def _too_large(file: ModelFile, error: InsufficientMemory) -> Candidate:
     )
 
 
-def _nothing(sources: Sources) -> ModelUnavailable:
-    complaints = "; ".join(candidate.reason for candidate in sources.refused)
-    name = sources.refused[0].name if sources.refused else "none"
-    return ModelUnavailable(f"model {name}: {complaints}; {sources.advice}")
+def _nothing(refused: list[Candidate], advice: str) -> ModelUnavailable:
+    complaints = "; ".join(candidate.reason for candidate in refused)
+    name = refused[0].name if refused else "none"
+    return ModelUnavailable(f"model {name}: {complaints}; {advice}")
 
 
 # ---- which one -----------------------------------------------------------------------------------

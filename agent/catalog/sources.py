@@ -35,11 +35,15 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     variant: Variant | None = None
 
 
-class Sources(Struct, frozen=True):
-    """What can be weighed, and what cannot; `advice` is the next step when there is nothing to weigh."""
+Found = ModelFile | Candidate
+"""What can be weighed, or what cannot and why."""
 
-    files: tuple[ModelFile, ...]
-    refused: tuple[Candidate, ...]
+
+class Sources(Struct, frozen=True):
+    """The files in groups, the preferred model's first, read as they are asked for: the next group's headers
+    may take a second. `advice` is the next step when there is nothing to weigh."""
+
+    groups: Iterator[tuple[Found, ...]]
     advice: str
 
 
@@ -51,16 +55,25 @@ def find_sources(
     Raises ModelUnavailable when the manifest has no such model, or a file named by hand is unfit.
     """
     if wanted.name.endswith(".gguf"):
-        return Sources((_named_file(wanted.name, manifest, store, shelf),), (), "")
+        return Sources(iter([(_named_file(wanted.name, manifest, store, shelf),)]), "")
     models = _models(wanted.name, manifest)
-    found = list(_look(models, wanted.variant, store, features, shelf))
-    if wanted.name == AUTO:
-        found = [_refuse_wordless(item) for item in found]
+    groups = _groups(models, wanted, manifest, store, features, shelf)
+    return Sources(groups, _advice(models, wanted.variant, store))
+
+
+def _groups(
+    models: list[Model],
+    wanted: Models,
+    manifest: Manifest,
+    store: Store,
+    features: tuple[str, ...],
+    shelf: Shelf,
+) -> Iterator[tuple[Found, ...]]:
+    for order, model in enumerate(models):
+        found = tuple(_look(model, wanted.variant, order, store, features, shelf))
+        yield tuple(map(_refuse_wordless, found)) if wanted.name == AUTO else found
     if (wanted.name, wanted.variant) == (AUTO, AUTO):
-        found += _loose(manifest, store, shelf)
-    files = tuple(item for item in found if isinstance(item, ModelFile))
-    refused = tuple(item for item in found if isinstance(item, Candidate))
-    return Sources(files, refused, _advice(models, wanted.variant, store))
+        yield tuple(_loose(manifest, store, shelf))
 
 
 def _advice(models: list[Model], quant: str, store: Store) -> str:
@@ -95,20 +108,19 @@ def _models(name: str, manifest: Manifest) -> list[Model]:
 
 
 def _look(
-    models: list[Model], quant: str, store: Store, features: tuple[str, ...], shelf: Shelf
-) -> Iterator[ModelFile | Candidate]:
-    for order, model in enumerate(models):
-        variants = [variant for variant in model.variants if quant in (AUTO, variant.quant)]
-        if not variants:
-            known = ", ".join(variant.quant for variant in model.variants)
-            yield _refused(model.name, quant, "", f"there is no variant {quant}, only {known}")
-        for variant in variants:
-            yield _variant_file(model, variant, order, store, features, shelf)
+    model: Model, quant: str, order: int, store: Store, features: tuple[str, ...], shelf: Shelf
+) -> Iterator[Found]:
+    variants = [variant for variant in model.variants if quant in (AUTO, variant.quant)]
+    if not variants:
+        known = ", ".join(variant.quant for variant in model.variants)
+        yield _refused(model.name, quant, "", f"there is no variant {quant}, only {known}")
+    for variant in variants:
+        yield _variant_file(model, variant, order, store, features, shelf)
 
 
 def _variant_file(
     model: Model, variant: Variant, order: int, store: Store, features: tuple[str, ...], shelf: Shelf
-) -> ModelFile | Candidate:
+) -> Found:
     path = store.locate(variant)
     if complaint := _complaint(variant, store, features, shelf):
         return _refused(model.name, variant.quant, variant.file, complaint)
@@ -168,14 +180,14 @@ def _named_file(name: str, manifest: Manifest, store: Store, shelf: Shelf) -> Mo
         raise ModelUnavailable(str(error)) from error
 
 
-def _refuse_wordless(item: ModelFile | Candidate) -> ModelFile | Candidate:
+def _refuse_wordless(item: Found) -> Found:
     """A base model that somebody added is no more able to chat than one put there by hand."""
     if isinstance(item, ModelFile) and not item.shape.has_chat_template:
         return _refused(item.name, item.quant, item.path.name, NO_TEMPLATE)
     return item
 
 
-def _loose(manifest: Manifest, store: Store, shelf: Shelf) -> Iterator[ModelFile | Candidate]:
+def _loose(manifest: Manifest, store: Store, shelf: Shelf) -> Iterator[Found]:
     """Files put there by hand come after all that the manifest has, the larger ones first."""
     found = [file for file in loose_files(store.folder, manifest, shelf) if file.role == "chat"]
     order = len(manifest.models)

@@ -85,12 +85,19 @@ class Folder:
     def remove(self, file: str) -> None:
         (self.folder / file).unlink()
 
-    def place(self, resources: Resources, engine: Engine = Engine(), **models: object) -> Placement:  # noqa: B008
+    def place(
+        self,
+        resources: Resources,
+        engine: Engine = Engine(),  # noqa: B008
+        *,
+        is_brief: bool = False,
+        **models: object,
+    ) -> Placement:
         """What placement makes of it."""
         wanted = Models(folder=str(self.folder), **models)  # type: ignore[arg-type]
         config = Config(models=wanted, engine=engine)
         manifest = Manifest(self.folder / "manifest.yaml", tuple(self._models))
-        return place(config, manifest, Store(self.folder), resources, self.headers)
+        return place(config, manifest, Store(self.folder), resources, self.headers, is_brief=is_brief)
 
     def _variant(self, name: str, quant: str, size: Size) -> Variant:
         header = header_of(quant, size)

@@ -359,6 +359,10 @@ def test_the_budget_holds_whatever_is_chosen(
         placement = folder.place(box(available, features, devices=devices), Engine(memory=memory))
     except InsufficientMemory:
         return
+    engine = Engine(memory=memory)
+    brief = folder.place(box(available, features, devices=devices), engine, is_brief=True)
+    assert (brief.load, brief.budget, brief.why) == (placement.load, placement.budget, placement.why)
+    assert len(brief.candidates) <= len(placement.candidates)
     assert sum(candidate.is_chosen for candidate in placement.candidates) == 1
     assert len(placement.candidates) == 4
     assert all(candidate.reason for candidate in placement.candidates)
