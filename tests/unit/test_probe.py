@@ -131,7 +131,7 @@ def test_several_boxes_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["proc/cpuinfo", "proc/meminfo", "sys/class/thermal/thermal_zone0/temp"])
 def test_a_tree_of_empty_files_tells_nothing(tmp_path: Path, name: str) -> None:
     """Files that could not be read when the tree was made; it was taken for a box with one core."""
-    with pytest.raises(ProbeError, match="empty or cannot be read; record a box with"):
+    with pytest.raises(ProbeError, match="empty or cannot be read; record a box by"):
         probe(write(tmp_path, {name: ""}))
 
 
