@@ -1,7 +1,7 @@
 """Answers that fill their context go on with the sink and the recent window, and say so."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.engine.window import MIN_ANSWER
@@ -69,6 +69,7 @@ def test_a_context_with_no_room_for_a_window_ends_the_answer_for_its_length() ->
     assert end.usage.completion == MIN_ANSWER - 9
 
 
+@settings(max_examples=40)
 @given(st.integers(120, 300), st.booleans(), st.data())
 def test_a_trimmed_answer_that_is_resumed_ends_once_and_at_its_length(
     num_cells: int, can_shift: bool, data: st.DataObject
