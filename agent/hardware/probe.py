@@ -133,6 +133,8 @@ def _gpus(texts: Texts, root: Path, cpu: Cpu, board: Board) -> tuple[Gpu, ...]:
     """What drivers have written down is surer than what the chip's name tells, unless it is no GPU at all."""
     own = gpus(root, cpu, board)
     recorded = nvidia_smi.parse(texts.nvidia_smi)
+    if mute := nvidia_smi.without_driver(texts.nvidia_smi, own):
+        own = (*(gpu for gpu in own if gpu.vendor != "nvidia"), *(judged(gpu) for gpu in mute))
     makers = {gpu.vendor for gpu in recorded if gpu.vendor}
     # On a Mac Vulkan is Metal under another name (MoltenVK).
     makers |= {gpu.vendor for gpu in own if gpu.api == "metal"}

@@ -46,7 +46,7 @@ MARKS = {
     "throttled": re.compile(r"^throttled=0x", re.MULTILINE),
     "vulkaninfo": re.compile(r"^[ \t]*deviceName\s*=|ggml_vulkan: |^VULKANINFO", re.MULTILINE),
     "nvidia_smi": re.compile(
-        r"NVIDIA-SMI (?:version\s*: )?\d|<nvidia_smi_log>|=NVSMI LOG=|nvidia-smi --query"
+        r"NVIDIA-SMI (?:(?:version\s*: )?\d|has failed)|<nvidia_smi_log>|=NVSMI LOG=|nvidia-smi --query"
         r"|^GPU \d+: [^\n]{1,200} \(UUID: GPU-|^[^\n]{0,500}\bmemory\.(?:total|free|used) \[MiB\]",
         re.MULTILINE,
     ),

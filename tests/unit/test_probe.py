@@ -577,3 +577,12 @@ def test_what_we_may_open_says_nothing_about_a_recorded_box(
     monkeypatch.setattr(os, "access", lambda *_: False)
     (gpu,) = probe(write(tmp_path, PI | {"dev/dri/renderD128": ""})).gpus
     assert (gpu.is_usable, "may not open" in gpu.reason) == (None, False)
+
+
+def test_a_card_whose_driver_does_not_answer_is_there_and_not_usable(tmp_path: Path) -> None:
+    """nvidia-smi says no more than that; which card it is stands elsewhere, if at all."""
+    failed = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that"
+    (tmp_path / "nvidia-smi.txt").write_text(f"{failed} the latest NVIDIA driver is installed and running.\n")
+    (gpu,) = probe(tmp_path).gpus
+    assert (gpu.name, gpu.is_usable) == ("NVIDIA GPU", False)
+    assert gpu.reason == "the kernel has no driver of NVIDIA's that answers"

@@ -2,6 +2,8 @@
 
 import re
 
+from msgspec.structs import replace
+
 from agent.hardware.machine import Gpu
 
 # Three cells; a process, which may end in N/A as well, has one.
@@ -19,6 +21,8 @@ ON_CHIP = ((r"\bGB10\b", "12.1"), (r"\bOrin\b", "8.7"), (r"\bThor\b", "11.0"), (
 # A table is narrow; a CSV of every property has lines of 8,000 characters.
 MAX_ROW, MAX_LINE = 300, 20_000
 MIB = 1 << 20
+FAILED = re.compile(r"NVIDIA-SMI has failed because it couldn't communicate")
+NO_DRIVER = "the kernel has no driver of NVIDIA's that answers"
 
 
 def parse(text: str) -> tuple[Gpu, ...]:
@@ -26,6 +30,16 @@ def parse(text: str) -> tuple[Gpu, ...]:
     lines = [line[:MAX_LINE] for line in text.splitlines()]
     driver = next((match.group(1) for line in lines if (match := DRIVER.search(line[:MAX_ROW]))), "")
     return _of_csv(lines) or _of_log(lines) or _of_table(lines, driver) or _of_list(lines, driver)
+
+
+def without_driver(text: str, known: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Where it could not reach the driver: the NVIDIA GPUs that are known otherwise, or one that is not,
+    as GPUs that cannot be used. None for any other text."""
+    if not FAILED.search(text[:MAX_LINE]):
+        return ()
+    nvidia = tuple(gpu for gpu in known if gpu.vendor == "nvidia")
+    found = nvidia or (Gpu(name="NVIDIA GPU", vendor="nvidia", api="cuda"),)
+    return tuple(replace(gpu, is_usable=False, reason=NO_DRIVER) for gpu in found)
 
 
 def _of_table(lines: list[str], driver: str) -> tuple[Gpu, ...]:
