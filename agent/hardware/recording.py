@@ -6,17 +6,19 @@ One file may hold several answers, as a bug report does.
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from msgspec import Struct
 
 from agent.errors import ProbeError
 from agent.hardware.cpu import lscpu
-from agent.hardware.text import printable_path, read
+from agent.hardware.text import MAX_BYTES, printable_path, read
 
 # Far more than anybody records of one box.
 MAX_FILES = 256
+# Of all files in a folder: what tells of a box is small, and goes first.
+MAX_TOTAL_BYTES = 16 << 20
 ASK = "record a box by what cat /proc/cpuinfo, lscpu and cat /proc/meminfo print, in files of one folder"
 NUMBER_ROW = (
     r"^[ \t]*(?:Mem|Speicher|Pamięć|Память|Пам|内存|記憶體|メモリ)"
@@ -97,7 +99,7 @@ def load(path: Path) -> Texts:
     shown = printable_path(path)
     if _is_dir(path):
         tree = of_tree(path)
-        found = _of_files(path, sorted(_files(path)))
+        found = _of_files(path, _small_ones(path))
         found |= {kind: text for kind in IN_TREE if (text := getattr(tree, kind))}
         has_tree = any(_is_dir(path / name) for name in ("proc", "sys"))
         if not found and not has_tree:
@@ -134,6 +136,13 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
     except OSError:
         return
+
+
+def _small_ones(folder: Path) -> list[Path]:
+    """The smallest files first, as many as can be read in a second or two; of one size by name."""
+    sizes = sorted((min(path.stat().st_size, MAX_BYTES), path) for path in _files(folder))
+    totals = accumulate(size for size, _ in sizes)
+    return [path for (_, path), total in zip(sizes, totals, strict=True) if total <= MAX_TOTAL_BYTES]
 
 
 def _of_files(folder: Path, paths: list[Path]) -> dict[str, str]:

@@ -586,3 +586,15 @@ def test_a_card_whose_driver_does_not_answer_is_there_and_not_usable(tmp_path: P
     (gpu,) = probe(tmp_path).gpus
     assert (gpu.name, gpu.is_usable) == ("NVIDIA GPU", False)
     assert gpu.reason == "the kernel has no driver of NVIDIA's that answers"
+
+
+def test_a_folder_of_large_files_is_read_from_the_small_ones_on(tmp_path: Path) -> None:
+    """Logs of megabytes keep nobody from what lies beside them."""
+    for number in range(20):
+        (tmp_path / f"a{number}.log").write_text("nothing of a box\n" * 200_000)
+    (tmp_path / "z.txt").write_text(
+        "processor\t: 0\nmodel name\t: Intel(R) N100\nflags\t\t: fpu lm sse2 avx2\n"
+    )
+    began = time.process_time()
+    assert probe(tmp_path).cpu.model == "Intel(R) N100"
+    assert time.process_time() - began < 20
