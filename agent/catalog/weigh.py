@@ -62,15 +62,15 @@ class Weighed(Struct, frozen=True, kw_only=True):
 def weigh(config: Config, file: ModelFile, resources: Resources) -> Weighed:
     """The best way to run this file here. Raises InsufficientMemory when there is none."""
     found: list[Weighed] = []
-    refusal: InsufficientMemory | None = None
+    refusals: list[InsufficientMemory] = []
     for way in ways(config, file, resources):
         try:
             found.append(_weigh_way(config, file, way, resources))
         except InsufficientMemory as error:
-            refusal = refusal or error
+            refusals.append(error)
     if not found:
-        assert refusal is not None, "there is always the plain way"
-        raise refusal
+        # What the most frugal way lacks is what this file lacks.
+        raise min(refusals, key=lambda refusal: refusal.detail["needed_bytes"])
     return _best(config, found, resources)
 
 

@@ -140,6 +140,14 @@ def test_what_fits_nowhere_is_refused_with_numbers(folder: Folder) -> None:
         folder.place(box(150 * MIB))
 
 
+def test_a_refusal_names_what_the_most_frugal_way_needs(folder: Folder) -> None:
+    """Not what a copy of the weights would take besides."""
+    folder.add("a", ("Q4_K_M",), BIG)
+    with pytest.raises(InsufficientMemory) as caught:
+        folder.place(box(150 * MIB, PC))
+    assert caught.value.detail["needed_bytes"] < repack_bytes(header_of("Q4_K_M", BIG), PC)
+
+
 # ---- how it is run -------------------------------------------------------------------------------
 
 
