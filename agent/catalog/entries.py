@@ -129,11 +129,6 @@ class Model(_Record, frozen=True, kw_only=True):
         """The variant that is fetched and verified unless another one is asked for."""
         return self.variants[0]
 
-    @property
-    def prompt_format(self) -> str | None:
-        """The family of its chat template (chatml, zephyr); None where it is not known."""
-        return self.chat_template.format if self.chat_template else None
-
 
 class ManifestFile(_Record, frozen=True, kw_only=True):
     """The whole of a manifest."""

@@ -218,9 +218,11 @@ def test_a_model_for_embeddings_has_no_chat_template(written) -> None:
     found = load_manifest(written([{**model, "roles": ["embed"], "variants": [variant]}])).model("other")
 
     assert found.roles == ("embed",)
-    assert found.prompt_format is None
+    assert found.chat_template is None
     assert found.preferred.kv_bytes_per_token is None
-    assert load_manifest(written([MODEL])).model().prompt_format == "chatml"
+    chats = load_manifest(written([MODEL])).model().chat_template
+    assert chats is not None
+    assert chats.format == "chatml"
 
 
 @pytest.mark.parametrize(
