@@ -13,11 +13,8 @@ from agent.catalog.taste import is_lookup, taste_rank
 from agent.catalog.ways import DEFAULT_SLOTS, Resources, device_room
 from agent.catalog.weigh import MAX_N_CTX, Weighed, weigh
 from agent.config import Config
-from agent.engine.messages import Load
+from agent.engine.messages import N_CTX_START, Load
 from agent.errors import InsufficientMemory, ModelUnavailable
-
-# The KV cache's first size: one short question and its answer. It grows with the work (engine/pool.py).
-N_CTX_START = 512
 
 __all__ = ["Placement", "Resources", "place"]
 

@@ -10,13 +10,11 @@ from agent.catalog.measurements import Measurements, Speed
 from agent.catalog.sources import ModelFile
 from agent.catalog.way import Way
 from agent.config import Config
-from agent.engine.messages import Device
+from agent.engine.messages import MAX_PINNED, Device
 
 # Below so many cells a cheaper format buys more than it costs.
 GOOD_N_CTX = 2048
 DEFAULT_SLOTS = 8
-# As the engine counts them: sequence ids beyond the slots, where profiles stay resident.
-MAX_PINNED = 8
 # Small steps cost little speed and keep compute buffers, and the stall of a long prompt, small. A GPU
 # needs larger ones to be worth its while; a box that is short of memory makes do with less.
 N_BATCH, GPU_N_BATCH, SMALL_N_BATCH = 256, 512, 64

@@ -16,6 +16,11 @@ from msgspec import Struct
 from agent.errors import EngineProtocolError
 from agent.request import Event, FinishReason, Request, Resume
 
+# Cells the KV cache begins with: one short question and its answer, 11 MB for a model of 135M parameters.
+N_CTX_START = 512
+# Sequence ids beyond the answers computed at once: where profiles stay resident.
+MAX_PINNED = 8
+
 PROTOCOL = 1
 MAX_FRAME_BYTES = 8 << 20
 HEADER = struct.Struct(">I")
@@ -49,7 +54,7 @@ class Load(Struct, frozen=True, tag="load"):
     is_repacked: bool = False
     device: str = ""
     flash_attention: Literal["auto", "on"] = "auto"
-    n_ctx_start: int = 512
+    n_ctx_start: int = N_CTX_START
 
 
 class Measure(Struct, frozen=True, tag="measure"):

@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable
 
 from agent.engine.backend import Backend
-from agent.engine.messages import Forecast
+from agent.engine.messages import N_CTX_START, Forecast
 from agent.errors import InsufficientMemory
 
 log = logging.getLogger(__name__)
 
 # llama.cpp rounds a context up to this many cells.
 STEP = 256
-# One short question and its answer; 11 MB for a model of 135M parameters.
-START_CELLS = 512
 # A resize costs a pause of a tenth of a second: grow by a part of what there is, not by a step.
 GROWTH = 1.5
 # What was refused once may be had again after so long.
@@ -39,7 +37,7 @@ class Pool:
         backend: Backend,
         *,
         n_ctx: int,
-        n_ctx_start: int = START_CELLS,
+        n_ctx_start: int = N_CTX_START,
         hard_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

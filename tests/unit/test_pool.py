@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from agent.engine.engine import Options
 from agent.engine.kv_cache import STALE_S
-from agent.engine.messages import Pressure, Stats
-from agent.engine.pool import RETRY_S, START_CELLS, STEP, Pool
+from agent.engine.messages import N_CTX_START, Pressure, Stats
+from agent.engine.pool import RETRY_S, STEP, Pool
 from agent.engine.rest import SHRINK_AFTER_S, Rest
 from agent.errors import InsufficientMemory
 from agent.request import Failed, Finished
@@ -28,8 +28,8 @@ def test_a_pool_starts_small_and_grows_by_half_at_least() -> None:
     backend = asleep()
     pool = Pool(backend, n_ctx=8192)
     pool.wake()
-    assert pool.num_cells == START_CELLS
-    assert pool.grow(START_CELLS + 1, 0) is True
+    assert pool.num_cells == N_CTX_START
+    assert pool.grow(N_CTX_START + 1, 0) is True
     assert pool.num_cells == 768
     assert pool.grow(5000, 0) is True
     assert pool.num_cells == 5120
@@ -73,7 +73,7 @@ def test_when_memory_is_refused_the_pool_stays_and_says_so() -> None:
     pool.wake()
     backend.refuses_resize = True
     assert pool.grow(2000, 0) is None
-    assert (pool.num_cells, pool.reachable) == (START_CELLS, START_CELLS)
+    assert (pool.num_cells, pool.reachable) == (N_CTX_START, N_CTX_START)
 
 
 def test_under_critical_pressure_a_pool_does_not_grow() -> None:
@@ -157,7 +157,7 @@ def test_pressure_gives_back_what_is_idle_and_ends_what_cannot_be_had() -> None:
     driver.submit(2, prompt(100), client="b", max_tokens=2)
     driver.submit(3, prompt(1000), client="c", max_tokens=2)
     driver.run()
-    assert backend.num_cells == START_CELLS
+    assert backend.num_cells == N_CTX_START
     assert isinstance(driver.answers[2].ending, Finished)
     failed = driver.answers[3].ending
     assert isinstance(failed, Failed)
@@ -188,7 +188,7 @@ def test_an_idle_engine_gives_back_spare_cells_first_and_then_its_context() -> N
     assert rest.wait_s() == SHRINK_AFTER_S
     clock.now += SHRINK_AFTER_S
     rest.settle()
-    assert backend.num_cells == START_CELLS
+    assert backend.num_cells == N_CTX_START
     assert rest.wait_s() == 300.0 - SHRINK_AFTER_S
     clock.now += 300.0
     rest.settle()
@@ -260,7 +260,7 @@ def test_what_was_refused_once_is_asked_for_again_after_a_while() -> None:
     backend.refuses_resize = True
     assert pool.grow(2000, 0) is None
     backend.refuses_resize = False
-    assert pool.reachable == START_CELLS
+    assert pool.reachable == N_CTX_START
     clock.now += RETRY_S + 1
     assert pool.reachable == 8192
 

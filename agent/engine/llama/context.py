@@ -6,11 +6,9 @@ from typing import Any
 
 from agent.engine.llama.bindings import lib
 from agent.engine.llama.registry import gpu_handle
-from agent.engine.messages import Load
+from agent.engine.messages import MAX_PINNED, Load
 
 GGML_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}
-# Sequence ids beyond the answers computed at once: where profiles stay resident.
-MAX_PINNED = 8
 
 
 def num_slots(load: Load) -> int:
