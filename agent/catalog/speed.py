@@ -24,7 +24,7 @@ LEAST_BANDWIDTH = 1 * GB
 # Of what threads read from memory together decoding gets so much.
 DECODE_EFFICIENCY = 0.6
 # Formats that are looked up in tables keep the processor busier than the memory: TinyLlama in IQ2_XXS
-# decoded 20 tokens per second where its bytes promised 38.
+# decoded 20 tokens per second where its bytes promise 33.
 LOOKUP_FACTOR = 0.5
 # A GPU that shares the memory of the box gets more of it; one with its own has another kind of it.
 UNIFIED_GPU_FACTOR, OWN_GPU_BANDWIDTH = 2.0, 150 * GB
