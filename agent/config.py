@@ -12,6 +12,9 @@ from msgspec import Meta, Struct
 NAME = r"^[A-Za-z0-9_.-]{1,64}\Z"
 """Nodes, clients and ids on the wire; `.` and `..` are refused besides."""
 
+CLIENT = r"^([A-Za-z0-9_.-]{1,64}|\*)\Z"
+"""A client's name, or `*`: every client that has no entry of its own."""
+
 SIZE = r"^(auto|[0-9]{1,6}(\.[0-9]{1,3})?[KMG])\Z"
 """`auto`, or a number with its unit: K, M and G are 2**10, 2**20 and 2**30 bytes, as systemd has them."""
 
@@ -20,6 +23,7 @@ QUANT = r"^(auto|[A-Z0-9_]{1,16})\Z"
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
+Name = Annotated[str, Meta(pattern=NAME)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 TopicPrefix = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z", max_length=128)]
 
@@ -29,14 +33,21 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Tls(_Section, frozen=True):
-    """Paths of PEM files. `ca` alone checks the broker; `cert` and `key` also name us to it."""
+    """Paths of PEM files. `ca` alone checks the broker; `cert` and `key` also name us to it.
+
+    `dates`: of a certificate are looked at; with `auto` not while the box's clock is before this release.
+    """
 
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    dates: Literal["auto", "checked"] = "auto"
 
 
 class Mqtt(_Section, frozen=True):
+    """`pools` are streams of work this box shares with others. `operators` says what the `ctl` topics may:
+    nothing, look, or also change what runs here. `health` is published every `health_s` seconds."""
+
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Port = 1883
     protocol: Literal["auto", 5, "5", "3.1.1"] = "auto"
@@ -46,6 +57,11 @@ class Mqtt(_Section, frozen=True):
     tls: Tls | None = None
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reply_prefixes: tuple[TopicPrefix, ...] = ()
+    pools: Annotated[tuple[Name, ...], Meta(max_length=8)] = ()
+    operators: Literal["none", "read", "write"] = "read"
+    home_assistant: bool = False
+    home_assistant_prefix: TopicPrefix = "homeassistant"
+    health_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
 
 
 class Api(_Section, frozen=True):
@@ -106,12 +122,15 @@ class Profile(_Section, frozen=True):
 class Limits(_Section, frozen=True):
     """`queue` and `per_client` count requests that have not ended yet, running ones included.
 
+    `requests_per_minute` is a client's steady rate, after a burst of `burst`.
     `priority` is the highest a request may ask for. Of each session the newest whole turns are kept
     that have `session_bytes` together, until nobody has used it for `session_ttl_s`.
     """
 
     queue: Annotated[int, Meta(ge=1, le=4096)] = 64
     per_client: Annotated[int, Meta(ge=1, le=4096)] = 8
+    requests_per_minute: Annotated[float, Meta(gt=0, le=1e6)] = 600.0
+    burst: Annotated[int, Meta(ge=1, le=4096)] = 60
     request_bytes: Annotated[int, Meta(ge=256, le=4 << 20)] = 65536
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024
     ttl_s: Annotated[float, Meta(gt=0, le=86400)] = 3600.0
@@ -120,6 +139,41 @@ class Limits(_Section, frozen=True):
     sessions_per_client: Annotated[int, Meta(ge=1, le=4096)] = 8
     session_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 65536
     session_ttl_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 3600.0
+
+
+class ClientRules(_Section, frozen=True):
+    """What one MQTT client may, where that is less than everybody may. None: as `limits` says.
+
+    `profiles` are those it may name (None: all); without `own_system` it may bring no system prompt of its
+    own, as `system` or in `messages`. `sessions` 0 means none. `priority` is the highest it may ask for.
+    """
+
+    profiles: tuple[Name, ...] | None = None
+    own_system: bool = True
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    priority: Annotated[int, Meta(ge=-9, le=9)] | None = None
+    sessions: Annotated[int, Meta(ge=0, le=4096)] | None = None
+    per_client: Annotated[int, Meta(ge=0, le=4096)] | None = None
+    requests_per_minute: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+
+
+class Journal(_Section, frozen=True):
+    """Where accepted requests and their results are kept: on `disk`, in `memory` until the daemon ends, or
+    not beyond the result (`off`). Results go after `keep_s` seconds (at least 600 more than a request may
+    live), or earlier, the oldest first, for the bounds of `max_rows` and `max_bytes`."""
+
+    mode: Literal["disk", "memory", "off"] = "disk"
+    folder: str = ""
+    max_rows: Annotated[int, Meta(ge=64, le=1 << 20)] = 4096
+    max_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 34)] = 32 << 20
+    keep_s: Annotated[float, Meta(ge=60, le=30 * 86400)] = 7200.0
+
+
+class Metrics(_Section, frozen=True):
+    """`textfile` is written for Prometheus's node exporter every `every_s` seconds (*.prom)."""
+
+    textfile: str | None = None
+    every_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
 
 
 class Log(_Section, frozen=True):
@@ -133,8 +187,11 @@ class Config(_Section, frozen=True):
     api: Api = Api()
     models: Models = Models()
     engine: Engine = Engine()
-    profiles: dict[Annotated[str, Meta(pattern=NAME)], Profile] = {}
+    profiles: dict[Name, Profile] = {}
+    clients: dict[Annotated[str, Meta(pattern=CLIENT)], ClientRules] = {}
     limits: Limits = Limits()
+    journal: Journal = Journal()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
 

@@ -161,6 +161,9 @@ def _convert(tree: dict[str, Any], where: str, sources: Mapping[str, str]) -> Co
 
 def _with_words(tree: dict[str, Any]) -> dict[str, Any]:
     """With `on` and `off` where YAML has made booleans of them."""
+    journal = tree.get("journal")
+    if isinstance(journal, dict) and journal.get("mode") is False:
+        tree = {**tree, "journal": {**journal, "mode": "off"}}
     engine = tree.get("engine")
     if not isinstance(engine, dict):
         return tree
@@ -212,7 +215,8 @@ def _resolve(config: Config, where: str) -> Config:
         raise ConfigError(f"{where}: mqtt.tls: cert and key must be given together")
     folder = config.models.folder or str(state_folder() / "models")
     models = msgspec.structs.replace(config.models, folder=folder)
-    return msgspec.structs.replace(config, node=node, api=api, models=models)
+    journal = msgspec.structs.replace(config.journal, folder=config.journal.folder or str(state_folder()))
+    return msgspec.structs.replace(config, node=node, api=api, models=models, journal=journal)
 
 
 def default_node() -> str:
