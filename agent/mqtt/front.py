@@ -17,7 +17,8 @@ from agent.engine_client import EngineClient
 from agent.errors import BadReplyTopic, BadRequest, Cancelled, RequestError
 from agent.journal import Entry, Journal
 from agent.logs import log_answer
-from agent.mqtt import payloads
+from agent.mqtt import frames, payloads
+from agent.mqtt.channels import CANCEL, REQUEST
 from agent.mqtt.client import Connection, Incoming, Publish
 from agent.mqtt.info import info_payload
 from agent.mqtt.json_stream import Box, JsonStream
@@ -25,7 +26,7 @@ from agent.mqtt.link import Link
 from agent.mqtt.payloads import Envelope
 from agent.mqtt.stream import BYTES_PER_CHAR, Route, Stream
 from agent.mqtt.text_stream import TextStream
-from agent.mqtt.topics import Channel, Topics
+from agent.mqtt.topics import Topics
 from agent.status import StatusSource
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class MqttFront:
         self._config = config
         self._engine = engine
         self._status = status
-        self._topics = Topics(mqtt.prefix, config.node, mqtt.reply_prefixes)
+        self._topics = Topics(mqtt.prefix, config.node, mqtt.reply_prefixes, mqtt.pools)
         self._box = Box(node=config.node, boot_id=secrets.token_hex(8))
         self._since = time.time()
         self._journal = Journal()
@@ -130,15 +131,15 @@ class MqttFront:
         if routed is None:
             log.warning("ignored a message on %r: not a topic of this box", message.topic[:200])
             return
-        channel, client = routed
+        channel, client = routed.channel, routed.names.get("client", "")
         if message.is_retained and not connection.is_v5:
             # At subscribe the broker replays what somebody retained long ago.
             log.warning("ignored a retained message on %s", message.topic)
-        elif channel is Channel.REQUEST:
+        elif channel is REQUEST:
             self._take_request(client, message)
         elif message.is_retained:
             log.warning("ignored a retained cancel on %s", message.topic)
-        else:
+        elif channel is CANCEL:
             self._take_cancel(client, message)
 
     # ---- requests ----------------------------------------------------------------------------
@@ -268,10 +269,10 @@ class MqttFront:
     # ---- what is retained --------------------------------------------------------------------
 
     def _status_message(self, state: str, reason: str) -> Publish:
-        payload = payloads.StatusPayload(
+        payload = frames.StatusPayload(
             state=state, reason=reason, boot_id=self._box.boot_id, since=self._since
         )
-        return Publish(self._topics.status, payloads.encode(payload), qos=1, retain=True)
+        return Publish(self._topics.status, frames.encode(payload), qos=1, retain=True)
 
     def _info(self) -> bytes:
         return info_payload(self._status.read(), self._config, self._engine)

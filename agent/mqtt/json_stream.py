@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from agent.errors import RequestError
 from agent.journal import Final
-from agent.mqtt import payloads
+from agent.mqtt import frames
 from agent.mqtt.client import ConnectionLost
 from agent.mqtt.link import Link
 from agent.mqtt.stream import BYTES_PER_CHAR, Route, Stream
@@ -38,7 +38,7 @@ class JsonStream(Stream):
         self._num_bytes = 0
 
     def accept(self, request: Request, queue_pos: int) -> None:
-        frame = payloads.Accepted(
+        frame = frames.Accepted(
             **self._common(),
             queue_pos=queue_pos,
             boot_id=self._box.boot_id,
@@ -50,17 +50,17 @@ class JsonStream(Stream):
             priority=request.priority,
             session=UNSET if request.session is None else request.session,
         )
-        self.publish_piece(payloads.encode(frame), qos=1)
+        self.publish_piece(frames.encode(frame), qos=1)
 
     def say(self, text: str) -> None:
-        frame = payloads.DeltaFrame(**self._common(), off=self._num_bytes, text=text)
-        self.publish_piece(payloads.encode(frame))
+        frame = frames.DeltaFrame(**self._common(), off=self._num_bytes, text=text)
+        self.publish_piece(frames.encode(frame))
         self._num_bytes += len(text.encode())
 
     async def catch_up(self, text: str, max_bytes: int) -> None:
         """A snapshot; deltas go on when it is acknowledged. One that is too large waits for `done`."""
         self.num_chars, self._num_bytes = len(text), len(text.encode())
-        snapshot = payloads.encode(payloads.Snapshot(**self._common(), off=0, text=text))
+        snapshot = frames.encode(frames.Snapshot(**self._common(), off=0, text=text))
         if len(snapshot) > max_bytes:
             return
         try:
@@ -72,12 +72,12 @@ class JsonStream(Stream):
         whole = self._done(finished, text=text)
         if len(whole.payload) <= max_bytes:
             return (whole,)
-        chunks = [Final(payloads.encode(chunk)) for chunk in self._chunks(text, max_bytes)]
+        chunks = [Final(frames.encode(chunk)) for chunk in self._chunks(text, max_bytes)]
         digest = hashlib.sha256(text.encode()).hexdigest()
         return (*chunks, self._done(finished, chunks=len(chunks), sha256=digest))
 
     def error(self, error: RequestError, max_bytes: int) -> tuple[Final, ...]:
-        frame = payloads.ErrorFrame(
+        frame = frames.ErrorFrame(
             **self._common(),
             code=error.code,
             status=error.status,
@@ -86,14 +86,14 @@ class JsonStream(Stream):
             retry_after_ms=error.retry_after_ms,
             detail=error.detail,
         )
-        return (Final(payloads.encode(frame)),)
+        return (Final(frames.encode(frame)),)
 
     def _common(self) -> dict[str, Any]:
         self._seq += 1
         return {"id": self._id, "seq": self._seq, "run": 1, "node": self._box.node}
 
     def _done(self, finished: Finished, **body: Any) -> Final:
-        frame = payloads.Done(
+        frame = frames.Done(
             **self._common(),
             finish_reason=finished.finish_reason.value,
             usage=finished.usage,
@@ -101,12 +101,12 @@ class JsonStream(Stream):
             trimmed=finished.trimmed,
             **body,
         )
-        return Final(payloads.encode(frame))
+        return Final(frames.encode(frame))
 
-    def _chunks(self, text: str, max_bytes: int) -> Iterator[payloads.Chunk]:
+    def _chunks(self, text: str, max_bytes: int) -> Iterator[frames.Chunk]:
         size = max(1, max_bytes // BYTES_PER_CHAR)
         offset = 0
         for start in range(0, len(text), size):
             part = text[start : start + size]
-            yield payloads.Chunk(**self._common(), off=offset, text=part)
+            yield frames.Chunk(**self._common(), off=offset, text=part)
             offset += len(part.encode())

@@ -1,14 +1,14 @@
-"""What stands in MQTT payloads: requests parsed into structs, frames encoded from structs."""
+"""What devices send: payloads parsed into structs, and what is wrong with them."""
 
 import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import Meta, Struct, field
 
 from agent.draft import Draft, schema_text
 from agent.errors import BadRequest, RequestError, TooLarge, UnsupportedVersion
-from agent.mqtt.topics import is_name
+from agent.mqtt.names import is_name
 from agent.request import (
     MaxTokens,
     Message,
@@ -19,11 +19,8 @@ from agent.request import (
     Seed,
     Stop,
     Temperature,
-    Timings,
     TopK,
     TopP,
-    Trimmed,
-    Usage,
 )
 
 T = TypeVar("T")
@@ -64,6 +61,22 @@ class RequestPayload(Struct, frozen=True, kw_only=True):
 class CancelPayload(Struct, frozen=True):
     id: str | None = None
     all: bool = False
+
+
+class GetPayload(Struct, frozen=True):
+    id: str
+
+
+class CtlPayload(Struct, frozen=True, kw_only=True):
+    """An operator's question; the verb is in the topic. An `id` is made where none is given.
+
+    `lines` is for `log`, `name` and `variant` are for `select`.
+    """
+
+    id: str | None = None
+    lines: Annotated[int, Meta(ge=1, le=1000)] = 50
+    name: str | None = None
+    variant: str | None = None
 
 
 class Envelope(Struct, frozen=True, kw_only=True):
@@ -217,84 +230,3 @@ def _convert(tree: dict[str, Any], kind: type[T]) -> T:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-# ---- frames --------------------------------------------------------------------------------------
-
-
-class _Common(Struct, kw_only=True):
-    """On every frame: `seq` counts the frames of a request, `run` how often it was begun."""
-
-    id: str
-    seq: int
-    run: int
-    node: str
-
-
-class Accepted(_Common, kw_only=True, tag="accepted"):
-    """The request will be answered; the values are those really used."""
-
-    queue_pos: int
-    boot_id: str
-    max_tokens: int
-    seed: int
-    temperature: float
-    top_p: float
-    ttl_s: float | None
-    priority: int
-    session: str | UnsetType = UNSET
-
-
-class DeltaFrame(_Common, kw_only=True, tag="delta"):
-    """New text at `off`, an offset in UTF-8 bytes."""
-
-    off: int
-    text: str
-
-
-class Snapshot(DeltaFrame, kw_only=True, tag="snapshot"):
-    """All text so far, after a gap."""
-
-
-class Chunk(DeltaFrame, kw_only=True, tag="chunk"):
-    """A part of an answer too large for one `done`."""
-
-
-class Done(_Common, kw_only=True, tag="done", omit_defaults=True):
-    """The end: the whole text, or the number and the SHA-256 of the chunks that hold it."""
-
-    finish_reason: str
-    usage: Usage
-    timings: Timings
-    trimmed: Trimmed | None = None
-    text: str | None = None
-    chunks: int | None = None
-    sha256: str | None = None
-
-
-class ErrorFrame(_Common, kw_only=True, tag="error", omit_defaults=True):
-    """The end without an answer."""
-
-    code: str
-    status: int
-    message: str
-    retryable: bool
-    retry_after_ms: int | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-class StatusPayload(Struct, kw_only=True):
-    """Retained on `status`; `since` is Unix time, as true as the box's clock."""
-
-    state: str
-    reason: str
-    boot_id: str
-    since: float
-
-
-_encoder = msgspec.json.Encoder()
-
-
-def encode(frame: Struct) -> bytes:
-    """The JSON bytes of a frame or retained payload; tagged structs carry their tag as `type`."""
-    return _encoder.encode(frame)

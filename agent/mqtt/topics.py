@@ -1,40 +1,46 @@
-"""Every topic of the contract in one table; routing and names come from here.
+"""The topics of one node, filled in from the table of channels, and where replies may go.
 
-`base` is `<prefix>/<node>`. Clients and ids are names of the wire (config.NAME), so a topic built
-here can hold no separator or wildcard that was not written here.
+Clients, ids, pools and verbs are names of the wire (names.py), so a topic built here can hold no
+separator or wildcard that was not written there.
 """
 
-import re
 from dataclasses import dataclass
-from enum import StrEnum
 
-from agent.config import NAME
 from agent.errors import BadReplyTopic
+from agent.mqtt.channels import (
+    CHANNELS,
+    CTL_RESPONSE,
+    HEALTH,
+    INFO,
+    POOL_RESPONSE,
+    RESPONSE,
+    STATUS,
+    Channel,
+    Way,
+)
+from agent.mqtt.names import is_name
 
 MAX_REPLY_BYTES = 256
 MAX_REPLY_LEVELS = 32
-_NAME = re.compile(NAME)
+_IN = tuple(channel for channel in CHANNELS if channel.way is Way.IN)
 
 
-class Channel(StrEnum):
-    """What arrives: the last segment but one of a topic we subscribe to."""
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """An incoming topic, understood; `names` are those in the template's braces."""
 
-    REQUEST = "request"
-    CANCEL = "cancel"
-
-
-def is_name(text: object) -> bool:
-    """True for what may stand in a topic as node, client or id."""
-    return isinstance(text, str) and _NAME.match(text) is not None and text not in {".", ".."}
+    channel: Channel
+    names: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of one node. `reply_prefixes` are roots besides a client's own that replies may use."""
+    """`reply_prefixes` are roots besides a client's own that replies may use."""
 
     prefix: str
     node: str
     reply_prefixes: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
 
     @property
     def base(self) -> str:
@@ -42,29 +48,47 @@ class Topics:
 
     @property
     def status(self) -> str:
-        return f"{self.base}/status"
+        return self._fill(STATUS)
 
     @property
     def info(self) -> str:
-        return f"{self.base}/info"
+        return self._fill(INFO)
+
+    @property
+    def health(self) -> str:
+        return self._fill(HEALTH)
 
     def filters(self) -> list[str]:
-        """What to subscribe to."""
-        return [f"{self.base}/{channel}/+" for channel in Channel]
+        """What to subscribe to for this node."""
+        return [self._fill(channel, client="+", verb="+") for channel in _IN if channel.share is None]
 
-    def route(self, topic: str) -> tuple[Channel, str] | None:
-        """Channel and client of an incoming topic; None when it is not one of ours."""
-        head, _, client = topic.rpartition("/")
-        root, _, channel = head.rpartition("/")
-        if root != self.base or channel not in set(Channel) or not is_name(client):
-            return None
-        return Channel(channel), client
+    def pool_filters(self) -> list[str]:
+        """What to subscribe to for the pools: the broker deals each message to one member."""
+        return [
+            f"$share/{channel.share}/{self._fill(channel, pool=pool, client='+')}"
+            for channel in _IN
+            if channel.share is not None
+            for pool in self.pools
+        ]
 
-    def response(self, client: str, request_id: str) -> str:
+    def route(self, topic: str) -> Routed | None:
+        """What an incoming topic means; None when it is not one of ours."""
+        for channel in _IN:
+            names = _match(self._fill(channel, keep=True), topic)
+            if names is not None and names.get("pool", "") in ("", *self.pools):
+                return Routed(channel, names)
+        return None
+
+    def response(self, client: str, request_id: str, pool: str | None = None) -> str:
         """The default reply topic."""
-        return f"{self.base}/response/{client}/{request_id}"
+        channel = RESPONSE if pool is None else POOL_RESPONSE
+        return self._fill(channel, client=client, id=request_id, pool=pool or "")
 
-    def check_reply(self, topic: str, client: str) -> str:
+    def ctl_response(self, verb: str, request_id: str) -> str:
+        """Where an operator's answer goes."""
+        return self._fill(CTL_RESPONSE, verb=verb, id=request_id)
+
+    def check_reply(self, topic: str, client: str, pool: str | None = None) -> str:
         """The offered reply topic, if this client may have its answer there. Raises BadReplyTopic."""
         if not topic or len(topic.encode("utf-8", "surrogatepass")) > MAX_REPLY_BYTES:
             raise BadReplyTopic(f"the reply topic must have 1 to {MAX_REPLY_BYTES} bytes")
@@ -73,9 +97,36 @@ class Topics:
             raise BadReplyTopic("the reply topic must hold no wildcard, no control character, no leading $")
         if topic.count("/") > MAX_REPLY_LEVELS:
             raise BadReplyTopic(f"the reply topic must have at most {MAX_REPLY_LEVELS} levels")
-        allowed = (f"{self.base}/response/{client}", *self.reply_prefixes)
+        own = self.response(client, "", pool).rstrip("/")
+        allowed = (own, *self.reply_prefixes)
         if not any(topic == root or topic.startswith(f"{root}/") for root in allowed):
             raise BadReplyTopic(f"the reply topic must begin with one of: {', '.join(allowed)}")
-        if self.route(topic) or topic in {self.status, self.info}:
-            raise BadReplyTopic("the reply topic is one this box uses itself")
+        if self._is_listened_to(topic) or topic in {self.status, self.info, self.health}:
+            raise BadReplyTopic("the reply topic is one that a box uses itself")
         return topic
+
+    def _is_listened_to(self, topic: str) -> bool:
+        """True where this box or another one would take an answer for a request."""
+        templates = (channel.topic.replace("{base}", "{prefix}/{node}") for channel in _IN)
+        return any(_match(one.replace("{prefix}", self.prefix), topic) is not None for one in templates)
+
+    def _fill(self, channel: Channel, *, keep: bool = False, **names: str) -> str:
+        """The template with prefix and node in place, and the names, or with `keep` the braces."""
+        head = channel.topic.replace("{base}", self.base).replace("{prefix}", self.prefix)
+        return head if keep else head.format(**names)
+
+
+def _match(template: str, topic: str) -> dict[str, str] | None:
+    """The names in a topic that fits the template."""
+    wanted, given = template.split("/"), topic.split("/")
+    if len(wanted) != len(given):
+        return None
+    names = {}
+    for pattern, part in zip(wanted, given, strict=True):
+        if pattern.startswith("{"):
+            if not is_name(part):
+                return None
+            names[pattern[1:-1]] = part
+        elif pattern != part:
+            return None
+    return names

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.draft import Draft
 from agent.errors import BadRequest, RequestError, TooLarge, UnsupportedVersion
 from agent.mqtt import payloads
-from agent.mqtt.topics import is_name
+from agent.mqtt.names import is_name
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

@@ -5,15 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import BadReplyTopic
-from agent.mqtt.topics import Channel, Topics, is_name
+from agent.mqtt.channels import CANCEL, REQUEST
+from agent.mqtt.names import is_name
+from agent.mqtt.topics import Routed, Topics
 
 TOPICS = Topics("tampu/v1", "box", reply_prefixes=("bridge/replies",))
 
 
 def test_requests_and_cancels_are_routed_to_their_client() -> None:
     """The last segment is the client."""
-    assert TOPICS.route("tampu/v1/box/request/me") == (Channel.REQUEST, "me")
-    assert TOPICS.route("tampu/v1/box/cancel/sensor-7.a") == (Channel.CANCEL, "sensor-7.a")
+    assert TOPICS.route("tampu/v1/box/request/me") == Routed(REQUEST, {"client": "me"})
+    assert TOPICS.route("tampu/v1/box/cancel/sensor-7.a") == Routed(CANCEL, {"client": "sensor-7.a"})
 
 
 @pytest.mark.parametrize(
