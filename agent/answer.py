@@ -36,6 +36,7 @@ class Answer:
         self.is_sent = False
         self.is_started = False
         self.is_queued = False
+        self.is_parked = False
         self.terminal: Finished | Failed | None = None
         self.num_deaths = 0
         self.cancel_reason: FinishReason | None = None

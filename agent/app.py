@@ -113,7 +113,7 @@ class App:
         from agent.mqtt.front import MqttFront
 
         config = self._config
-        api = build_app(self._engine, self._status, config.limits, dict(config.profiles))
+        api = build_app(self._engine.dispatcher, self._status, config.limits, dict(config.profiles))
         return MqttFront(config, self._engine, self._status), HttpServer(api, self._sock)
 
     async def _shut_down(
@@ -121,13 +121,13 @@ class App:
     ) -> None:
         """Let running answers end for a while, cut the rest short, then take the parts down in turn."""
         systemd.notify(STOPPING="1", STATUS="stopping")
-        log.info("stopping; %d requests under way", self._engine.num_live)
+        log.info("stopping; %d requests under way", self._engine.dispatcher.num_live)
         self._status.is_stopping = True
-        self._engine.close_door()
+        self._engine.dispatcher.close_door()
         front.publish_state()
-        await self._engine.drained(DRAIN_S)
-        self._engine.cancel_all(FinishReason.CANCELLED)
-        await self._engine.drained(LAST_FRAMES_S)
+        await self._engine.dispatcher.drained(DRAIN_S)
+        self._engine.dispatcher.cancel_all(FinishReason.CANCELLED)
+        await self._engine.dispatcher.drained(LAST_FRAMES_S)
         await front.close()
         await http.stop(LAST_FRAMES_S)
         for task in tasks:
@@ -139,7 +139,7 @@ class App:
     def _on_signal(self) -> None:
         """The first asks to drain; a second one does not want to wait for that."""
         if self._stop.is_set():
-            self._engine.cancel_all(FinishReason.CANCELLED)
+            self._engine.dispatcher.cancel_all(FinishReason.CANCELLED)
         self._stop.set()
 
     # ---- the model ---------------------------------------------------------------------------

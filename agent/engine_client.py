@@ -1,10 +1,6 @@
-"""The daemon's side of the engine: admission, routing, deadlines, and continuity over engine deaths.
+"""The daemon's side of the engine process: started, watched, buried, put to sleep.
 
-    submit -> Answer (live) -> engine process -> events -> Answer ... terminal
-
-The child may die at any moment. Its live answers are given to the next child where they stopped;
-an answer that was being computed at two deaths is the likely cause and ends in `internal`, and
-until that is known suspects are computed one at a time.
+The child may die at any moment. What that means for the answers it had is dispatcher.py's to say.
 """
 
 import asyncio
@@ -12,13 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from agent.admission import Admission
-from agent.answer import Answer
 from agent.backoff import Backoff, Retry
 from agent.config import Limits
+from agent.dispatcher import Dispatcher
 from agent.engine.messages import (
     PROTOCOL,
-    Cancel,
     Events,
     Hello,
     Load,
@@ -26,25 +20,19 @@ from agent.engine.messages import (
     LoadFailed,
     Pressure,
     Stats,
-    Submit,
     ToDaemon,
 )
 from agent.engine_process import COMMAND, EngineProcess, never_spoke
 from agent.engine_state import EngineState
 from agent.errors import (
-    Busy,
     EngineProtocolError,
     InsufficientMemory,
     RequestError,
-    TooLarge,
     from_code,
 )
 from agent.memory_level import MemoryLevel
-from agent.request import Delta, FinishReason, Request
-from agent.sessions import Sessions
 from agent.slumber import Slumber
 from agent.stall import StallWatch
-from agent.suspects import Suspects, poisonous
 
 log = logging.getLogger(__name__)
 
@@ -89,102 +77,22 @@ class EngineClient:
         self.pressure = 0
         self.memory_level = memory_level or MemoryLevel()
         self.slumber = Slumber(idle_s)
+        self.dispatcher = Dispatcher(limits, self._wake, self.slumber.stir)
         self._find_model = find_model
         self._look_ahead = look_ahead
         self._on_state = on_state
         self._command = command
         self._stall_s = stall_s
         self._process: EngineProcess | None = None
-        self._live: dict[int, Answer] = {}
-        self._next_key = 1
-        self._admission = Admission(limits)
-        self._suspects = Suspects()
-        self._sessions = Sessions(limits)
-        self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._retry = Retry(RETRY_LOAD_S)
         self._stall = StallWatch(self._patience_s, stall_s / 10)
-        self._failure: RequestError | None = None
         self._has_spoken = False
-        self._is_closed = False
 
     # ---- what fronts use ---------------------------------------------------------------------
 
     @property
-    def num_live(self) -> int:
-        """Answers that have not ended."""
-        return len(self._live)
-
-    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
-
-    @property
-    def num_queued(self) -> int:
-        """Live answers whose prompt is not being computed yet."""
-        return sum(not answer.is_started for answer in self._live.values())
-
-    def submit(self, request: Request, *, supersede: bool = False, replaces_history: bool = False) -> Answer:
-        """Take a request in; a sleeping engine wakes. Raises Busy or RateLimited: the queue is bounded;
-        ModelUnavailable or InsufficientMemory: there is no model.
-
-        The other two are about the request's session: `supersede` cancels what is under way in it, with
-        `replaces_history` the messages are all there is and not one more turn.
-        """
-        if self._is_closed:
-            raise Busy("this box is shutting down; try again later", retry_after_ms=int(RETRY_LOAD_S * 1000))
-        num_slots = self.loaded.n_seq_max if self.loaded else 1
-        outgoing = self._sessions.under_way(request) if supersede else []
-        staying = [answer for answer in self._live.values() if answer not in outgoing]
-        self._admission.check(request.client, staying, num_slots)
-        if self.state is EngineState.FAILED and self._failure:
-            raise type(self._failure)(self.reason, retry_after_ms=int(RETRY_LOAD_S * 1000))
-        for answer in reversed(outgoing):  # the running one last: nobody behind it begins
-            self.cancel(answer)
-        answer = Answer(self._next_key, request)
-        self._next_key += 1
-        self._sessions.enter(answer, replaces_history=replaces_history)
-        self._live[answer.key] = answer
-        if request.ttl_s is not None:
-            loop = asyncio.get_running_loop()
-            self._deadlines[answer.key] = loop.call_later(
-                request.ttl_s, self.cancel, answer, FinishReason.TIMEOUT
-            )
-        if self.state is EngineState.ASLEEP:
-            self.slumber.wake()
-        self._pump()
-        return answer
-
-    def cancel(self, answer: Answer, reason: FinishReason = FinishReason.CANCELLED) -> None:
-        """Stop an answer: `done` with what there is, or an error when there is nothing yet."""
-        if answer.terminal is not None:
-            return
-        # Remembered: the child may die with the cancel unread.
-        answer.cancel_reason = answer.cancel_reason or reason
-        if self._process and answer.is_sent:
-            self._process.send(Cancel(answer.key, reason))
-            # An engine that hangs hears nothing; its events for an ended answer are ignored.
-            asyncio.get_running_loop().call_later(CANCEL_WITHIN_S, self._end_cancelled, answer)
-        else:
-            self._end_cancelled(answer)
-
-    def cancel_all(self, reason: FinishReason) -> None:
-        """Stop every live answer."""
-        for answer in list(self._live.values()):
-            self.cancel(answer, reason)
-
-    def close_door(self) -> None:
-        """Take no more requests: the daemon is stopping."""
-        self._is_closed = True
-
-    async def drained(self, timeout_s: float) -> bool:
-        """Wait until nothing is live; False when that takes longer than `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self._live:
-                    await next(iter(self._live.values())).ended.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def retry_load(self) -> None:
         """The model folder has changed: try again now if the last load failed."""
@@ -219,6 +127,7 @@ class EngineClient:
         """One child from birth to death, or to sleep."""
         self._set_state(EngineState.STARTING, "the engine process is starting")
         self.hello = self.loaded = self.stats = None
+        self.dispatcher.refusal = None
         self._retry.begin()
         self.memory_level.begin()
         try:
@@ -239,6 +148,7 @@ class EngineClient:
             sandman.cancel()
             # From here on nothing is sent, while the death is still being looked into.
             self._process = self.stats = None
+            self.dispatcher.engine_is_gone()
             how = await process.end()
         if self.state is not EngineState.ASLEEP:
             self._bury(process, how, failure)
@@ -279,22 +189,23 @@ class EngineClient:
                 self._set_state(EngineState.READY, "")
                 if self.pressure:
                     self.set_pressure(self.pressure)
-                self._pump()
+                if self._process:
+                    self.dispatcher.num_slots = message.n_seq_max
+                    self.dispatcher.engine_is_ready(self._process.send)
             case Events():
                 for item in message.items:
-                    if answer := self._live.get(item.key):
-                        answer.take(item.event)
-                        self._note_end(answer)
-                        if isinstance(item.event, Delta) and self._suspects.passed(answer):
-                            self._pump()
+                    self.dispatcher.take(item)
             case Stats():
                 self.stats = message
 
     async def _sleep_when_idle(self, process: EngineProcess) -> None:
         """End the child gracefully when nothing was live for long: all its memory comes back."""
-        await self.slumber.until_idle(lambda: self.state is not EngineState.READY or bool(self._live))
+        await self.slumber.until_idle(
+            lambda: self.state is not EngineState.READY or self.dispatcher.is_engine_needed
+        )
         # No await from here on: a request that comes now finds a sleeper, and wakes it.
         self._process = None
+        self.dispatcher.engine_is_gone()
         self.slumber.fall_asleep()
         self._set_state(EngineState.ASLEEP, ASLEEP)
         process.hang_up()
@@ -308,7 +219,7 @@ class EngineClient:
     def _is_engine_busy(self) -> bool:
         """It has work of ours, or said so last: a hung request may have ended here by its deadline."""
         said_busy = self.stats is not None and bool(self.stats.num_running or self.stats.num_waiting)
-        return said_busy or any(answer.is_sent for answer in self._live.values())
+        return said_busy or self.dispatcher.is_engine_busy
 
     def _bury(self, process: EngineProcess, how: str, failure: RequestError | None) -> None:
         """Note the death, and decide for every live answer whether it may go on."""
@@ -329,65 +240,23 @@ class EngineClient:
             self._give_up(never_spoke(how))
             return
         self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")
-        for answer in [a for a in self._live.values() if a.cancel_reason]:
-            self._end_cancelled(answer)
         # What was killed for memory comes back with less of it: nobody's own doing.
-        guilty = self._suspects.blame(self._live.values()) if was_ready and not is_for_memory else []
-        for answer in self._live.values():
-            answer.is_sent = False
-        for answer in guilty:
-            self._end(answer, poisonous(how, self._stall_s if self._stall.was_stuck else None))
+        self.dispatcher.begin_again(
+            how,
+            is_somebodys_fault=was_ready and not is_for_memory,
+            stuck_s=self._stall_s if self._stall.was_stuck else None,
+        )
 
     def _give_up(self, error: RequestError) -> None:
         log.error("no answers until this is mended: %s", error.message)
-        self._failure = error
         self._set_state(EngineState.FAILED, error.message)
-        for answer in list(self._live.values()):
-            self._end(answer, error)
+        self.dispatcher.fail_all(error)
 
-    # ---- answers -----------------------------------------------------------------------------
+    # ---- state -------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
-        """Give the engine all it may have now: the suspect whose turn it is, and everybody unsuspected."""
-        if self.state is not EngineState.READY or self._process is None:
-            return
-        if suspect := self._suspects.next():
-            self._send(self._process, suspect)
-        if self._suspects.is_alone:
-            return
-        for answer in list(self._live.values()):
-            is_held = self._suspects.is_held(answer) or self._sessions.is_held(answer)
-            if not answer.is_sent and not is_held:
-                self._send(self._process, answer)
-
-    def _send(self, process: EngineProcess, answer: Answer) -> None:
-        try:
-            process.send(Submit(key=answer.key, request=answer.request, resume=answer.resume))
-        except EngineProtocolError as error:
-            self._end(answer, TooLarge(f"the request cannot be given to the engine: {error}"))
-        else:
-            answer.is_sent, answer.is_started, answer.is_queued = True, False, False
-
-    def _end_cancelled(self, answer: Answer) -> None:
-        answer.abandon()
-        self._note_end(answer)
-
-    def _end(self, answer: Answer, error: RequestError) -> None:
-        answer.fail(error)
-        self._note_end(answer)
-
-    def _note_end(self, answer: Answer) -> None:
-        """Forget an answer that has ended; nothing happens while it lives, or the second time."""
-        if answer.terminal is None or answer.key not in self._live:
-            return
-        del self._live[answer.key]
-        self.slumber.stir()
-        self._admission.observe(time.monotonic() - answer.submitted_at)
-        if timer := self._deadlines.pop(answer.key, None):
-            timer.cancel()
-        self._suspects.forget(answer)
-        self._sessions.leave(answer)
-        self._pump()
+    def _wake(self) -> None:
+        if self.state is EngineState.ASLEEP:
+            self.slumber.wake()
 
     def _set_state(self, state: EngineState, reason: str) -> None:
         if (state, reason) != (self.state, self.reason):

@@ -140,7 +140,7 @@ class StatusSource:
             uptime_s=round(time.monotonic() - self._born, 1),
             mqtt=self.mqtt,
             model=self._model(),
-            live=engine.num_live,
+            live=engine.dispatcher.num_live,
             running=stats.num_running if stats else 0,
             waiting=stats.num_waiting if stats else 0,
             cells_used=stats.cells_used if stats else 0,

@@ -26,6 +26,10 @@ class Suspects:
         """True while the engine may have nothing but the current suspect."""
         return self._current is not None and self._current.num_deaths >= DEATHS_TO_BE_ALONE
 
+    def add(self, answer: Answer) -> None:
+        """This one is under suspicion already: it waits for its turn."""
+        self._waiting.append(answer)
+
     def is_held(self, answer: Answer) -> bool:
         """True while a suspect waits for its turn: no engine has it."""
         return answer in self._waiting

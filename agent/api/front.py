@@ -26,8 +26,8 @@ from agent.answer import Answer
 from agent.api import schemas
 from agent.api.schemas import ChatCompletionRequest, ErrorBody, ModelCard, ModelList, Reply
 from agent.config import NAME, Limits, Profile
+from agent.dispatcher import Dispatcher
 from agent.draft import Draft, to_request
-from agent.engine_client import EngineClient
 from agent.errors import BadRequest, Cancelled, Expired, Internal, NotFound, RequestError, TooLarge
 from agent.logs import log_answer
 from agent.status import Status, StatusSource
@@ -47,7 +47,7 @@ class Health(Status, frozen=True, kw_only=True):
 
 
 def build_app(
-    engine: EngineClient, status: StatusSource, limits: Limits, profiles: dict[str, Profile]
+    dispatcher: Dispatcher, status: StatusSource, limits: Limits, profiles: dict[str, Profile]
 ) -> Starlette:
     """The ASGI application of the local socket."""
 
@@ -61,7 +61,7 @@ def build_app(
             Health(*msgspec.structs.astuple(now), ready=now.engine.is_ready and now.state != "stopping")
         )
 
-    chat = ChatCompletions(engine, status, limits, profiles)
+    chat = ChatCompletions(dispatcher, status, limits, profiles)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -82,9 +82,9 @@ class ChatCompletions:
     """POST /v1/chat/completions, as an ASGI application: it outlives the headers of its response."""
 
     def __init__(
-        self, engine: EngineClient, status: StatusSource, limits: Limits, profiles: dict[str, Profile]
+        self, dispatcher: Dispatcher, status: StatusSource, limits: Limits, profiles: dict[str, Profile]
     ) -> None:
-        self._engine = engine
+        self._dispatcher = dispatcher
         self._status = status
         self._limits = limits
         self._profiles = profiles
@@ -93,7 +93,7 @@ class ChatCompletions:
         body = await _read_body(HttpRequest(scope, receive), self._limits.request_bytes * BODY_FACTOR)
         wanted = schemas.parse_request(body)
         draft = _draft(wanted)
-        answer = self._engine.submit(
+        answer = self._dispatcher.submit(
             to_request(draft, self._limits, self._profiles),
             supersede=draft.supersede,
             replaces_history=draft.replaces_history,
@@ -104,14 +104,14 @@ class ChatCompletions:
             await response(scope, receive, send)
         finally:
             watch.cancel()
-            self._engine.cancel(answer)
+            self._dispatcher.cancel(answer)
             if answer.terminal is not None:
                 log_answer("http", answer)
 
     async def _cancel_when_gone(self, receive: Receive, answer: Answer) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._engine.cancel(answer)
+        self._dispatcher.cancel(answer)
 
     async def _whole(self, answer: Answer) -> Response:
         end = await answer.finished()

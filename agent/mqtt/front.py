@@ -171,8 +171,8 @@ class MqttFront:
         request = to_request(draft, self._config.limits, self._config.profiles)
         if self._has_tombstone(key):
             raise Cancelled("the request was cancelled before it arrived")
-        queue_pos = self._engine.num_queued
-        answer = self._engine.submit(
+        queue_pos = self._engine.dispatcher.num_queued
+        answer = self._engine.dispatcher.submit(
             request, supersede=draft.supersede, replaces_history=draft.replaces_history
         )
         entry = self._journal.open(client, envelope.id, message.payload)
@@ -193,7 +193,7 @@ class MqttFront:
             entry.terminal = live.stream.repeatable(finals, live.answer, connection.max_publish_bytes)
         finally:
             del self._live[key]
-            self._engine.cancel(live.answer)
+            self._engine.dispatcher.cancel(live.answer)
             if entry.terminal is None:
                 self._journal.drop(*key)
 
@@ -204,7 +204,7 @@ class MqttFront:
             if all(task.get_name() != name for task in self._deliveries):
                 self._spawn(stream.deliver(entry.terminal), name)
         elif live := self._live.get(key):
-            live.stream.accept(live.answer.request, self._engine.num_queued)
+            live.stream.accept(live.answer.request, self._engine.dispatcher.num_queued)
 
     def _stream(self, envelope: Envelope, route: Route) -> Stream:
         if envelope.is_text_wanted:
@@ -257,7 +257,7 @@ class MqttFront:
             return
         wanted = [key for key in self._live if key[0] == client and (cancel.all or key[1] == cancel.id)]
         for key in wanted:
-            self._engine.cancel(self._live[key].answer)
+            self._engine.dispatcher.cancel(self._live[key].answer)
         if not wanted and cancel.id is not None:
             self._tombstones[client, cancel.id] = time.monotonic() + TOMBSTONE_S
             while len(self._tombstones) > MAX_REMEMBERED:

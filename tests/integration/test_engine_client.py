@@ -69,10 +69,10 @@ async def test_no_child_is_left_behind() -> None:
 async def test_a_stuck_engine_is_killed_and_its_request_told_timeout() -> None:
     """No step for the stall time, twice: the request is the cause; others are answered."""
     async with running(stall_s=1.0) as client:
-        stuck = client.submit(request("HANG"))
+        stuck = client.dispatcher.submit(request("HANG"))
         with pytest.raises(EngineTimeout):
             await asyncio.wait_for(stuck.finished(), 30)
-        good = await asyncio.wait_for(client.submit(request()).finished(), 30)
+        good = await asyncio.wait_for(client.dispatcher.submit(request()).finished(), 30)
         assert good.finish_reason is FinishReason.LENGTH
         assert client.num_restarts == 2
 
@@ -81,7 +81,7 @@ async def test_requests_before_the_model_is_ready_wait_for_it() -> None:
     """Between hello and loaded nothing is refused."""
     command = (sys.executable, FAKE_ENGINE, "0.0")
     client = EngineClient(lambda hello: LOAD, Limits(), command=command)
-    answer = client.submit(request())
+    answer = client.dispatcher.submit(request())
     task = asyncio.create_task(client.run())
     finished = await asyncio.wait_for(answer.finished(), 20)
     assert finished.usage.completion == 60
@@ -98,22 +98,22 @@ async def test_a_model_that_cannot_be_had_ends_what_waits_for_it() -> None:
     async with running(find_model=nothing) as client:
         assert client.state is EngineState.FAILED
         with pytest.raises(ModelUnavailable, match="fetch one"):
-            client.submit(request())
+            client.dispatcher.submit(request())
 
 
 async def test_a_cancel_while_the_engine_restarts_keeps_the_text_so_far() -> None:
     """After the first token it is done, cancelled; before it, the error."""
     async with running(step_s=0.02) as client:
-        begun = client.submit(request())
+        begun = client.dispatcher.submit(request())
         await until_text(begun)
         assert client.pid is not None
         os.kill(client.pid, signal.SIGKILL)
         async with asyncio.timeout(20):
             while client.state is EngineState.READY:
                 await asyncio.sleep(0)
-        fresh = client.submit(request())
-        client.cancel(begun)
-        client.cancel(fresh)
+        fresh = client.dispatcher.submit(request())
+        client.dispatcher.cancel(begun)
+        client.dispatcher.cancel(fresh)
         assert (await begun.finished()).finish_reason is FinishReason.CANCELLED
         assert begun.text
         with pytest.raises(Cancelled):
@@ -125,7 +125,7 @@ async def test_a_deadline_passes_while_the_engine_restarts() -> None:
     async with running(step_s=0.02) as client:
         assert client.pid is not None
         os.kill(client.pid, signal.SIGSTOP)
-        waiting = client.submit(request(ttl_s=0.2))
+        waiting = client.dispatcher.submit(request(ttl_s=0.2))
         await asyncio.sleep(0.4)
         os.kill(client.pid, signal.SIGKILL)
         with pytest.raises(Expired):
@@ -135,11 +135,11 @@ async def test_a_deadline_passes_while_the_engine_restarts() -> None:
 async def test_a_closed_door_takes_nothing_more_and_drains() -> None:
     """What runs may end; what comes is busy."""
     async with running(step_s=0.01) as client:
-        answer = client.submit(request(max_tokens=20))
-        client.close_door()
+        answer = client.dispatcher.submit(request(max_tokens=20))
+        client.dispatcher.close_door()
         with pytest.raises(Busy):
-            client.submit(request())
-        assert await client.drained(20)
+            client.dispatcher.submit(request())
+        assert await client.dispatcher.drained(20)
         assert (await answer.finished()).usage.completion == 20
 
 
@@ -149,10 +149,10 @@ async def test_a_crowd_survives_an_engine_death_token_for_token() -> None:
     async with running(step_s=0.004) as client:
         whole = []
         for prompt in prompts:
-            answer = client.submit(request(prompt, max_tokens=80))
+            answer = client.dispatcher.submit(request(prompt, max_tokens=80))
             await asyncio.wait_for(answer.finished(), 30)
             whole.append(answer.text)
-        answers = [client.submit(request(prompt, max_tokens=80)) for prompt in prompts]
+        answers = [client.dispatcher.submit(request(prompt, max_tokens=80)) for prompt in prompts]
         await until_text(answers[0], 40)
         assert client.pid is not None
         os.kill(client.pid, signal.SIGKILL)
@@ -165,17 +165,17 @@ async def test_a_dying_engines_last_words_are_kept() -> None:
     """Which assertion it was stands beside the signal; the others' answers go on."""
     async with running() as client:
         with pytest.raises(Internal):
-            await asyncio.wait_for(client.submit(request("ASSERT")).finished(), 30)
+            await asyncio.wait_for(client.dispatcher.submit(request("ASSERT")).finished(), 30)
         assert client.last_crash is not None
         assert client.last_crash.startswith("SIGABRT while ready: ggml.c:3210: GGML_ASSERT(a->ne[2]")
-        end = await asyncio.wait_for(client.submit(request(max_tokens=3)).finished(), 30)
+        end = await asyncio.wait_for(client.dispatcher.submit(request(max_tokens=3)).finished(), 30)
         assert end.usage.completion == 3
 
 
 async def test_a_child_that_dies_before_its_first_word_is_no_end_where_others_have_spoken() -> None:
     """The OOM killer takes it while it imports; the answer goes on in the next one."""
     async with running(step_s=0.02) as client:
-        answer = client.submit(request())
+        answer = client.dispatcher.submit(request())
         while not answer.text:
             await asyncio.sleep(0.01)
         assert client.pid is not None
@@ -193,7 +193,7 @@ async def test_a_request_the_pipe_cannot_hold_ends_alone(monkeypatch: pytest.Mon
     async with running() as client:
         monkeypatch.setattr("agent.engine.messages.MAX_FRAME_BYTES", 2000)
         with pytest.raises(TooLarge):
-            await client.submit(request("x" * 4000)).finished()
-        end = await client.submit(request(max_tokens=3)).finished()
+            await client.dispatcher.submit(request("x" * 4000)).finished()
+        end = await client.dispatcher.submit(request(max_tokens=3)).finished()
         assert end.usage.completion == 3
         assert client.num_restarts == 0

@@ -50,7 +50,7 @@ def engine() -> ScriptedEngine:
 async def server(path: Path, engine: ScriptedEngine) -> AsyncIterator[HttpServer]:
     """The front on its socket, with a model that is called tiny and one profile."""
     status = StatusSource("box", engine, ModelIdentity("tiny", "Q4_0", "00"))
-    app = build_app(engine, status, LIMITS, {"attic": Profile(system="You know dust.")})
+    app = build_app(engine.dispatcher, status, LIMITS, {"attic": Profile(system="You know dust.")})
     server = HttpServer(app, bind_socket(str(path), None))
     await server.start()
     yield server

@@ -83,10 +83,10 @@ async def test_an_oom_kill_lowers_the_level_and_the_answer_goes_on(tmp_path: Pat
     """The text is the undisturbed one; a SIGKILL that the kernel did not count lowers nothing."""
     level = MemoryLevel(machine(tmp_path))
     async with running(level=level) as client:
-        whole = client.submit(request())
+        whole = client.dispatcher.submit(request())
         await asyncio.wait_for(whole.finished(), 20)
         for kills, expected in ((0, 0), (1, 1), (2, 2)):
-            answer = client.submit(request())
+            answer = client.dispatcher.submit(request())
             await until(lambda answer=answer: len(answer.text) > 10)
             machine(tmp_path, oom_kills=kills)
             assert client.pid is not None
@@ -120,7 +120,7 @@ async def test_memory_that_does_not_suffice_is_said_to_who_asks() -> None:
     async with running(find_model=refuse) as client:
         assert client.state is EngineState.FAILED
         with pytest.raises(InsufficientMemory, match="needs more"):
-            client.submit(request())
+            client.dispatcher.submit(request())
 
 
 def test_a_daemons_engine_comes_back_with_less_memory(
@@ -159,14 +159,14 @@ def test_a_daemons_engine_comes_back_with_less_memory(
 async def test_an_idle_engine_ends_and_the_next_prompt_wakes_it() -> None:
     """Not a crash, not a restart; the answer is the same, and how long the waking took is known."""
     async with running(idle_s=0.3, step_s=0.0) as client:
-        first = client.submit(request())
+        first = client.dispatcher.submit(request())
         await asyncio.wait_for(first.finished(), 20)
         pid = client.pid
         assert pid is not None
         for _ in range(2):
             await until(lambda: client.state is EngineState.ASLEEP)
             assert client.loaded is not None
-            second = client.submit(request())
+            second = client.dispatcher.submit(request())
             assert client.slumber.is_waking
             await asyncio.wait_for(second.finished(), 20)
             assert second.text == first.text
@@ -181,7 +181,7 @@ async def test_an_idle_engine_ends_and_the_next_prompt_wakes_it() -> None:
 async def test_an_engine_with_work_does_not_sleep() -> None:
     """However long an answer takes."""
     async with running(idle_s=0.2, step_s=0.02) as client:
-        answer = client.submit(request(max_tokens=50))
+        answer = client.dispatcher.submit(request(max_tokens=50))
         pid = client.pid
         end = await asyncio.wait_for(answer.finished(), 20)
         assert client.pid == pid
@@ -195,7 +195,7 @@ async def test_a_request_while_the_engine_falls_asleep_wakes_it_again() -> None:
         for delay_s in (0.0, 0.02, 0.05, 0.1):
             await until(lambda: client.state is EngineState.ASLEEP)
             await asyncio.sleep(delay_s)
-            answer = client.submit(request(max_tokens=3))
+            answer = client.dispatcher.submit(request(max_tokens=3))
             assert (await asyncio.wait_for(answer.finished(), 20)).usage.completion == 3
         assert client.num_restarts == 0
 
@@ -257,6 +257,6 @@ async def test_pressure_is_not_sent_to_who_is_not_there(tmp_path: Path) -> None:
     async with running(idle_s=0.2, step_s=0.0) as client:
         await until(lambda: client.state is EngineState.ASLEEP)
         client.set_pressure(1)
-        answer = client.submit(msgspec.structs.replace(request(), max_tokens=3))
+        answer = client.dispatcher.submit(msgspec.structs.replace(request(), max_tokens=3))
         await asyncio.wait_for(answer.finished(), 20)
         assert client.num_restarts == 0

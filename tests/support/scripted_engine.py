@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from agent.answer import Answer
 from agent.config import Limits
+from agent.dispatcher import Dispatcher
 from agent.engine.messages import Load
 from agent.engine_client import EngineClient, EngineState
 from agent.errors import Cancelled, RequestError
@@ -22,6 +23,7 @@ class ScriptedEngine(EngineClient):
 
     def __init__(self, script: Sequence[Step] = HELLO) -> None:
         super().__init__(_no_model, Limits())
+        self.dispatcher = _Scripted(self)
         self.state, self.reason = EngineState.READY, ""
         self.script = script
         self.refusal: Exception | None = None
@@ -29,7 +31,7 @@ class ScriptedEngine(EngineClient):
         self.cancelled: list[Answer] = []
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def submit(self, request: Request, *, supersede: bool = False, replaces_history: bool = False) -> Answer:
+    def submit(self, request: Request) -> Answer:
         if self.refusal is not None:
             raise self.refusal
         answer = Answer(len(self.answers) + 1, request)
@@ -62,6 +64,20 @@ class ScriptedEngine(EngineClient):
                 case _:
                     await asyncio.sleep(step)
         answer.take(_finished(answer, FinishReason.STOP))
+
+
+class _Scripted(Dispatcher):
+    """What fronts speak to: it asks the script."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        super().__init__(Limits())
+        self._engine = engine
+
+    def submit(self, request: Request, *, supersede: bool = False, replaces_history: bool = False) -> Answer:
+        return self._engine.submit(request)
+
+    def cancel(self, answer: Answer, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        self._engine.cancel(answer, reason)
 
 
 def _finished(answer: Answer, reason: FinishReason) -> Finished:
