@@ -45,6 +45,15 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME", str(_home() / ".local" / "state"))) / "tampu"
 
 
+def credential(name: str) -> Path:
+    """Where a file with a secret lies: a bare name is one of systemd's credentials, where the service has
+    it (LoadCredential=); everything else is a path as it stands."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    is_bare = name not in {"", ".", ".."} and os.sep not in name
+    given = Path(folder, name) if folder and is_bare else Path(name)
+    return given if os.path.lexists(given) else Path(name)
+
+
 def measurements_folder() -> Path:
     """Where `tampu bench` keeps its figures."""
     return state_folder() / "measurements"

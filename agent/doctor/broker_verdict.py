@@ -1,13 +1,13 @@
 """What a broker's greeting means for the prompts that should come through it."""
 
-import ipaddress
 import stat
 from pathlib import Path
 
 from agent.config import Mqtt
 from agent.doctor.broker import Greeting
-from agent.doctor.words import parted, printable
+from agent.doctor.words import capital, parted, printable
 from agent.findings import Finding, Severity
+from agent.hardware.listeners import is_local
 
 # OpenSSL's words for a certificate that a clock disagrees with.
 DATED = ("not yet valid", "has expired")
@@ -15,19 +15,16 @@ DATED = ("not yet valid", "has expired")
 
 def judge(settings: Mqtt, greeting: Greeting) -> list[Finding]:
     """An error with the next step where prompts cannot come in, and what is unwise about the settings."""
-    found = [*_password_file(settings), *_plain(settings)]
+    found = [*judge_settings(settings), *_anonymous(settings, greeting)]
     if greeting.trouble:
         code = f"broker_{greeting.trouble}"
         found.insert(0, Finding(Severity.ERROR, code, *_what_and_remedy(settings, greeting)))
     return found
 
 
-def is_local(host: str) -> bool:
-    """True for an address that does not leave this box."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def judge_settings(settings: Mqtt) -> list[Finding]:
+    """What is unwise whatever the broker says."""
+    return [*_password_file(settings), *_plain(settings)]
 
 
 def _what_and_remedy(settings: Mqtt, greeting: Greeting) -> tuple[str, str]:
@@ -50,8 +47,9 @@ def _what_and_remedy(settings: Mqtt, greeting: Greeting) -> tuple[str, str]:
             what = f"Something listens on {where} and does not answer as a broker ({said})."
             return what, f"Check mqtt.port{is_tls}."
         case "tls":
-            reason = said.rsplit("cannot be reached: ", 1)[-1]
-            return f"TLS with the broker at {where} fails: {reason}.", _mend_tls(said)
+            reason, step = parted(said.rsplit("cannot be reached: ", 1)[-1])
+            what = f"TLS with the broker at {where} fails: {reason}."
+            return what, f"{capital(step)}." if step else _mend_tls(said)
         case "credentials":
             return (
                 f"The broker at {where} does not let in {_who(settings)}.",
@@ -104,3 +102,20 @@ def _plain(settings: Mqtt) -> list[Finding]:
     what = f"The broker's password and every prompt go to {settings.host} unencrypted."
     remedy = "Give the broker a TLS listener, and set mqtt.port and mqtt.tls.ca."
     return [Finding(Severity.WARNING, "broker_plain_password", what, remedy)]
+
+
+def _anonymous(settings: Mqtt, greeting: Greeting) -> list[Finding]:
+    """Whoever reaches such a broker may ask, read what others ask, and call the box names."""
+    if greeting.trouble or not greeting.is_anonymous:
+        return []
+    is_near = is_local(settings.host) and not greeting.is_exposed
+    has_name = settings.username is not None or (settings.tls is not None and settings.tls.cert is not None)
+    who = (
+        "also lets in clients without a name" if has_name else "lets in clients without a name, as it does us"
+    )
+    reach = "every program on this box" if is_near else "everybody on the network"
+    what = f"The broker at {settings.host}:{settings.port} {who}: {reach} may ask, and read all answers."
+    remedy = "Set `allow_anonymous false` with a password_file and an acl_file in mosquitto's configuration"
+    remedy += "." if has_name else ", and mqtt.username and mqtt.password_file here."
+    severity = Severity.NOTE if is_near else Severity.WARNING
+    return [Finding(severity, "broker_anonymous", what, remedy)]

@@ -11,29 +11,36 @@ import time
 from collections.abc import Callable
 
 from agent.errors import BrokerError, ConfigError
-from agent.mqtt.client import (
-    TAKEN_OVER,
-    ClosedUnheard,
-    Connection,
-    ConnectionLost,
-    Incoming,
-    ProtocolRefused,
-    Publish,
-)
+from agent.findings import Finding, Severity
+from agent.mqtt.client import Connection
+from agent.mqtt.versions import Versions
+from agent.mqtt.wire import TAKEN_OVER, ConnectionLost, Incoming, Publish, finding_of
 
 log = logging.getLogger(__name__)
 
+# Between two tries; the first ceiling is for a connection that broke, and doubles with each failure.
 MIN_BACKOFF_S = 1.0
+FIRST_BACKOFF_S = 8.0
 MAX_BACKOFF_S = 60.0
-# Connections without a CONNACK after which an old broker is assumed.
-REFUSALS_BEFORE_V311 = 2
-TRY_V5_AGAIN_S = 3600.0
-# A connection that is closed so soon, twice in a row, was taken over by a client of our name.
+# A connection of 3.1.1 that is closed so soon, twice in a row, was taken over by a client of our name.
 KICKED_WITHIN_S = 10.0
 TAKEOVER_PAUSE_S = 30.0
 
 Connect = Callable[[bool, Callable[[Incoming], None]], Connection]
 """Makes an unopened connection; the bool asks for MQTT 5."""
+
+_TAKEN = Finding(
+    Severity.ERROR,
+    "broker_takeover",
+    "Another client with this node's name connects to the broker, and each throws the other out.",
+    "Give each box its own `node`.",
+)
+_OLD = Finding(
+    Severity.NOTE,
+    "broker_v311",
+    "The broker speaks MQTT 3.1.1 only: no expiry of messages, no reason for a refusal.",
+    "",
+)
 
 
 class Link:
@@ -54,18 +61,38 @@ class Link:
         self._on_message = on_message
         self._connection: Connection | None = None
         self._up = asyncio.Event()
-        self._is_auto = protocol == "auto"
-        self._is_v5 = protocol != "3.1.1"
-        self._num_refusals = 0
+        self._versions = Versions(protocol)
         self._num_kicks = 0
-        self._downgraded_at = 0.0
         self._is_closed = False
+        self._was_taken = False
+        self._refusal: Finding | None = None
+        self._changed_at = time.monotonic()
         self.num_connects = 0
+        self.absent_s = 0.0
+        """How long it was down before its present or last connection; before the first, since it was made."""
 
     @property
     def connection(self) -> Connection | None:
         """The open connection, or None."""
         return self._connection
+
+    @property
+    def is_alive(self) -> bool:
+        """False when there is a connection and no thread serves it."""
+        return self._connection is None or self._connection.is_alive
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What a person should know of it now."""
+        found = list(self._connection.findings) if self._connection is not None else []
+        if self._refusal is not None:
+            found.append(self._refusal)
+        is_settled = self._connection is not None and self._state_s() > KICKED_WITHIN_S
+        if self._was_taken and not is_settled:
+            found.append(_TAKEN)
+        if self._versions.is_downgraded and self._connection is not None:
+            found.append(_OLD)
+        return tuple(found)
 
     async def wait_up(self) -> Connection:
         """Wait until there is an open connection."""
@@ -85,34 +112,35 @@ class Link:
         """Connect, stay, connect again; until cancelled."""
         num_failures = 0
         while not self._is_closed:
+            pause_s = 0.0
             try:
-                pause_s = await self._live_once()
-                num_failures = 0
+                lasted_s, was_taken = await self._live_once()
+                num_failures = num_failures + 1 if lasted_s < KICKED_WITHIN_S else 0
+                pause_s = TAKEOVER_PAUSE_S if was_taken else 0.0
             except (BrokerError, ConfigError) as error:
                 if num_failures == 0 or isinstance(error, ConfigError):
                     log.warning("%s; trying again", error)
+                self._refusal = finding_of(error) if isinstance(error, BrokerError) else None
                 num_failures += 1
-                pause_s = 0.0
-            await asyncio.sleep(max(pause_s, backoff_s(num_failures)))
+            await asyncio.sleep(pause_s + backoff_s(num_failures))
 
-    async def close(self, last_words: Publish) -> None:
+    async def close(self, last_words: Publish | None = None) -> None:
         """Say the last words if the link is up, and disconnect."""
         self._is_closed = True
         connection = self._connection
         if connection is None:
             return
-        try:
-            await asyncio.wait_for(connection.publish(last_words), 2.0)
-        except (TimeoutError, ConnectionLost):
-            log.warning("the broker did not acknowledge our last status")
+        if last_words is not None:
+            try:
+                await asyncio.wait_for(connection.publish(last_words), 2.0)
+            except (TimeoutError, ConnectionLost):
+                log.warning("the broker did not acknowledge our last status")
         self._connection = None
         self._up.clear()
         await connection.close()
 
-    async def _live_once(self) -> float:
-        """One connection from start to end; returns how long to stay away."""
-        if self._is_auto and not self._is_v5 and time.monotonic() - self._downgraded_at > TRY_V5_AGAIN_S:
-            self._is_v5 = True
+    async def _live_once(self) -> tuple[float, bool]:
+        """One connection from start to end: how long it lasted, and whether it was taken over."""
         early: list[Incoming] = []
 
         def incoming(message: Incoming) -> None:
@@ -122,49 +150,60 @@ class Link:
             else:
                 early.append(message)
 
-        connection = self._connect(self._is_v5, incoming)
+        connection = self._connect(self._versions.choose(), incoming)
         try:
             await connection.open()
         except BaseException as error:
             await connection.close()
-            self._consider_downgrade(error)
+            self._versions.failed(error)
             raise
         return await self._stay(connection, early)
 
-    async def _stay(self, connection: Connection, early: list[Incoming]) -> float:
-        self._num_refusals = 0
-        opened = time.monotonic()
-        self._connection = connection
-        self.num_connects += 1
-        log.info("connected to the broker with MQTT %s", "5" if connection.is_v5 else "3.1.1")
-        self._on_up(connection)
-        self._up.set()
+    async def _stay(self, connection: Connection, early: list[Incoming]) -> tuple[float, bool]:
+        self._welcome(connection)
         for message in early:
             self._on_message(connection, message)
         try:
             code = await self._wait_for_end(connection)
         finally:
+            lasted_s = self._state_s()
+            self._changed_at = time.monotonic()
             self._connection = None
             self._up.clear()
             await connection.close()
-        was_taken = self._was_taken_over(code, time.monotonic() - opened)
-        self._on_down(
-            "another client with this node's name took the connection" if was_taken else "connection lost"
-        )
-        return TAKEOVER_PAUSE_S if was_taken else 0.0
+        self._was_taken = self._is_takeover(connection.is_v5, code, lasted_s)
+        taken, lost = "another client with this node's name took the connection", "connection lost"
+        self._on_down(taken if self._was_taken else lost)
+        return lasted_s, self._was_taken
+
+    def _welcome(self, connection: Connection) -> None:
+        self._versions.succeeded()
+        self._refusal = None
+        self.absent_s = self._state_s()
+        self._changed_at = time.monotonic()
+        self._connection = connection
+        self.num_connects += 1
+        log.info("connected to the broker with MQTT %s", "5" if connection.is_v5 else "3.1.1")
+        for finding in connection.findings:
+            log.warning("%s %s", finding.what, finding.remedy)
+        self._on_up(connection)
+        self._up.set()
+
+    def _state_s(self) -> float:
+        """Since when it is up, or down."""
+        return time.monotonic() - self._changed_at
 
     async def _wait_for_end(self, connection: Connection) -> int:
         """The end of the connection; one that speaks 3.1.1 for want of better is ended after an hour."""
-        wait_s = None if connection.is_v5 or not self._is_auto else TRY_V5_AGAIN_S
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(self._versions.stay_s):
                 return await connection.closed()
         except TimeoutError:
             return 0
 
-    def _was_taken_over(self, code: int, lasted_s: float) -> bool:
-        """Some brokers say so (MQTT 5); others just close, so two quick closes in a row count as one."""
-        self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S else 0
+    def _is_takeover(self, is_v5: bool, code: int, lasted_s: float) -> bool:
+        """With MQTT 5 the broker says so; with 3.1.1 it closes, so two quick closes in a row count as one."""
+        self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S and not is_v5 else 0
         if self._is_closed:
             return False
         if code != TAKEN_OVER and self._num_kicks < 2:
@@ -178,24 +217,11 @@ class Link:
         )
         return True
 
-    def _consider_downgrade(self, error: BaseException) -> None:
-        if isinstance(error, ClosedUnheard):
-            self._num_refusals += 1
-        if self._is_auto and not self._is_v5 and isinstance(error, ClosedUnheard):
-            # Not a matter of the version, then: something in between answers for a broker that is away.
-            self._is_v5 = True
-            self._num_refusals = 0
-            return
-        is_refused = isinstance(error, ProtocolRefused) or self._num_refusals >= REFUSALS_BEFORE_V311
-        if not (self._is_auto and self._is_v5 and is_refused):
-            return
-        self._is_v5 = False
-        self._num_refusals = 0
-        self._downgraded_at = time.monotonic()
-        log.info("the broker does not speak MQTT 5; using 3.1.1")
-
 
 def backoff_s(num_failures: int) -> float:
-    """Full jitter between a second and a minute: boxes that lost one broker come back one by one."""
-    ceiling = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2 ** min(num_failures, 10))
-    return random.uniform(MIN_BACKOFF_S / 4, ceiling)  # noqa: S311 - spreads load, hides nothing
+    """How long to wait after so many failures in a row; 0 is for a connection that was well and broke.
+
+    Full jitter, from the first: the boxes that lost one broker together come back one by one.
+    """
+    ceiling = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(max(0, num_failures - 1), 10))
+    return random.uniform(MIN_BACKOFF_S, ceiling)  # noqa: S311 - spreads load, hides nothing
