@@ -144,8 +144,12 @@ class Limits(_Section, frozen=True):
 class ClientRules(_Section, frozen=True):
     """What one MQTT client may, where that is less than everybody may. None: as `limits` says.
 
-    `profiles` are those it may name (None: all); without `own_system` it may bring no system prompt of its
-    own, as `system` or in `messages`. `sessions` 0 means none. `priority` is the highest it may ask for.
+    `profiles` are those it may name (None: all). Without `own_system` it may bring no system prompt of its
+    own, as `system` or in `messages`; with `profiles` besides, each of its answers stands under one of
+    them: the only one where it names none, and of several it must name one. `sessions` 0 means none,
+    `per_client` 0 that it may ask nothing. `priority` is the highest it may ask for. Of its
+    `requests_per_minute` it may send at most one minute's at once. An entry is all that counts for its
+    client: what it leaves out is not taken from `*`.
     """
 
     profiles: tuple[Name, ...] | None = None

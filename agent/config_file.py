@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from agent.config import Config, to_tree
-from agent.config_explain import explain, one_line, short
+from agent.config_check import check
 from agent.errors import ConfigError
-from agent.places import ENV_CONFIG, find_config_file, runtime_folder, state_folder
+from agent.explain import explain, one_line, short
+from agent.places import ENV_CONFIG, credential, find_config_file, runtime_folder, state_folder
 
 # The kernel's sun_path has 108 bytes on Linux and 104 on macOS, terminator included.
 MAX_SOCKET_PATH_BYTES = 103
@@ -65,19 +66,24 @@ def check_files(config: Config) -> None:
         if path is None:
             continue
         try:
-            Path(path).open("rb").close()
+            (credential(path) if key.startswith("mqtt.") else Path(path)).open("rb").close()
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{key}: {path} cannot be read: {why}") from error
+            raise ConfigError(f"{key}: {path} cannot be read: {why}{_credential_hint(path)}") from error
 
 
 def read_secret(path: str) -> str:
     """The first line of a secret file. Raises ConfigError that names the file, never its content."""
     try:
-        return Path(path).read_text(encoding="utf-8").split("\n", 1)[0]
+        return credential(path).read_text(encoding="utf-8").split("\n", 1)[0]
     except (OSError, ValueError) as error:
         why = error.__class__.__name__
-        raise ConfigError(f"mqtt.password_file: {path} cannot be read ({why})") from error
+        hint = _credential_hint(path)
+        raise ConfigError(f"mqtt.password_file: {path} cannot be read ({why}){hint}") from error
+
+
+def _credential_hint(path: str) -> str:
+    return "" if os.sep in path else "; a bare name is one of the service's credentials, see LoadCredential="
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -146,7 +152,7 @@ def _convert(tree: dict[str, Any], where: str, sources: Mapping[str, str]) -> Co
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        keys, problem = explain(tree, str(error))
+        keys, problem = explain(tree, Config, str(error))
         raise ConfigError(f"{_origin(keys, sources) or where}: {problem}") from error
     except RecursionError as error:
         raise ConfigError(f"{where}: nested too deeply") from error
@@ -206,6 +212,7 @@ def _resolve(config: Config, where: str) -> Config:
     node = config.node or default_node()
     if node in {".", "..", "pool"}:
         raise ConfigError(f"{where}: node: {node!r} is not allowed; it names something else on the wire")
+    check(config, where)
     path = config.api.socket or str(runtime_folder() / "tampu.sock")
     api = msgspec.structs.replace(config.api, socket=path)
     if len(os.fsencode(api.socket)) > MAX_SOCKET_PATH_BYTES:

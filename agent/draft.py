@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agent.config import NAME, Limits, Profile
-from agent.errors import BadRequest, NotFound
+from agent.config import NAME, ClientRules, Limits, Profile
+from agent.errors import BadRequest, Expired, Forbidden, NotFound
 from agent.request import (
     DEFAULT_TEMPERATURE,
     DEFAULT_TOP_K,
@@ -18,10 +18,13 @@ from agent.request import (
     Request,
     Sampling,
 )
+from agent.rules import NO_RULES, cut_down
 
 DEFAULT_MAX_TOKENS = 256
 # Each is rendered and tokenised by itself before the door.
 MAX_MESSAGES = 256
+# A request that is older than this was not under way so long: somebody's clock is wrong.
+MAX_AGE_S = 86400.0
 _NAME = re.compile(NAME)
 
 
@@ -29,6 +32,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     """A request as asked for: None means "as the box likes".
 
     In a `session` the messages are its next turn, or with `replaces_history` all that was said in it.
+    `sent_at` is Unix time by the client's clock; `ttl_s` is what is left of its time when it came here.
     """
 
     client: str
@@ -52,18 +56,23 @@ class Draft(Struct, frozen=True, kw_only=True):
     session: str | None = None
     supersede: bool = False
     replaces_history: bool = False
+    sent_at: float | None = None
 
 
-def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Request:
+def to_request(
+    draft: Draft, limits: Limits, profiles: dict[str, Profile], rules: ClientRules = NO_RULES
+) -> Request:
     """The request to run: values clamped, the seed drawn, the system prompt in front.
 
-    Raises BadRequest or NotFound.
+    `rules` are those of the draft's client (rules.py). Raises BadRequest, NotFound or Forbidden.
     """
+    limits = cut_down(limits, rules)
     _check_session(draft)
+    _check_rules(draft, rules)
     return Request(
         client=draft.client,
         id=draft.id,
-        messages=_conversation(draft, profiles),
+        messages=_conversation(draft, profiles, rules),
         sampling=Sampling(
             seed=secrets.randbelow(NUM_SEEDS) if draft.seed is None else draft.seed,
             temperature=DEFAULT_TEMPERATURE if draft.temperature is None else draft.temperature,
@@ -83,6 +92,20 @@ def to_request(draft: Draft, limits: Limits, profiles: dict[str, Profile]) -> Re
     )
 
 
+def left_of(ttl_s: float, sent_at: float, now: float) -> float:
+    """Seconds left of a request's time to live; both times are Unix, by clocks that can be believed.
+
+    A request from the future, or from more than a day ago, has its whole time: one of the clocks is
+    wrong after all. Raises Expired.
+    """
+    age_s = now - sent_at
+    if not 0 < age_s < MAX_AGE_S:
+        return ttl_s
+    if age_s >= ttl_s:
+        raise Expired(f"the request was {age_s:.0f} s old when it came here; its ttl_s is {ttl_s:g}")
+    return ttl_s - age_s
+
+
 def _check_session(draft: Draft) -> None:
     if draft.session is None:
         if draft.supersede:
@@ -93,6 +116,25 @@ def _check_session(draft: Draft) -> None:
         )
 
 
+def _check_rules(draft: Draft, rules: ClientRules) -> None:
+    if draft.session is not None and rules.sessions == 0:
+        raise Forbidden("session: this client may have none; leave it out")
+    if not rules.own_system:
+        if draft.system is not None:
+            raise Forbidden(f"system: this client may not bring its own; {_profiles_left(rules)}")
+        if any(message.role == "system" for message in draft.messages):
+            raise Forbidden(f"messages: this client may not bring a system message; {_profiles_left(rules)}")
+    if draft.profile is not None and rules.profiles is not None and draft.profile not in rules.profiles:
+        raise Forbidden(f"profile: {draft.profile[:64]!r} is not for this client; {_profiles_left(rules)}")
+
+
+def _profiles_left(rules: ClientRules) -> str:
+    """What to name instead."""
+    if rules.profiles is None:
+        return "name a profile instead"
+    return f"it may name: {', '.join(rules.profiles)}" if rules.profiles else "it may name no profile either"
+
+
 def schema_text(schema: dict[str, Any]) -> str:
     """The JSON text of a schema that came as an object. Raises BadRequest."""
     try:
@@ -101,7 +143,7 @@ def schema_text(schema: dict[str, Any]) -> str:
         raise BadRequest("schema: is nested too deeply") from error
 
 
-def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, ...]:
+def _conversation(draft: Draft, profiles: dict[str, Profile], rules: ClientRules) -> tuple[Message, ...]:
     if not draft.messages:
         raise BadRequest("messages: must hold at least one message")
     if len(draft.messages) > MAX_MESSAGES:
@@ -110,7 +152,7 @@ def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, 
         raise BadRequest("messages: must end with something to answer, not with a system message")
     if not draft.messages[-1].content.strip():
         raise BadRequest("messages: the last one is empty; there is nothing to answer")
-    system = _system_prompt(draft, profiles)
+    system = _system_prompt(draft, profiles, rules)
     if system is None:
         return draft.messages
     if any(message.role == "system" for message in draft.messages):
@@ -120,12 +162,22 @@ def _conversation(draft: Draft, profiles: dict[str, Profile]) -> tuple[Message, 
     return (Message("system", system), *draft.messages)
 
 
-def _system_prompt(draft: Draft, profiles: dict[str, Profile]) -> str | None:
-    if draft.profile is None:
-        return draft.system
-    if draft.system is not None:
+def _system_prompt(draft: Draft, profiles: dict[str, Profile], rules: ClientRules) -> str | None:
+    if draft.profile is not None and draft.system is not None:
         raise BadRequest("profile, system: only one of them can be given")
-    if draft.profile not in profiles:
+    profile = _only_profile(rules) if draft.profile is None else draft.profile
+    if profile is None:
+        return draft.system
+    if profile not in profiles:
         known = ", ".join(sorted(profiles)) or "none"
-        raise NotFound(f"profile: {draft.profile!r} is not configured on this box; there are: {known}")
-    return profiles[draft.profile].system
+        raise NotFound(f"profile: {profile[:64]!r} is not configured on this box; there are: {known}")
+    return profiles[profile].system
+
+
+def _only_profile(rules: ClientRules) -> str | None:
+    """The profile of a client that may have nothing else in front. Raises Forbidden where it has a choice."""
+    if rules.own_system or not rules.profiles:
+        return None
+    if len(rules.profiles) > 1:
+        raise Forbidden(f"profile: this client must name one of: {', '.join(rules.profiles)}")
+    return rules.profiles[0]

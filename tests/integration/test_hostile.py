@@ -1,13 +1,16 @@
 """What one device can send must not cost another its answer: each of these once did."""
 
+import itertools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.integration.conftest import BASE
+from tests.support import hostile
 from tests.support.device import Device
 from tests.support.processes import Daemon, Mosquitto, wait_until
 
@@ -147,3 +150,65 @@ def test_more_refusals_than_can_be_under_way_are_all_told(daemon: Daemon, broker
             device.publish_soon(REQUEST, {"id": f"r{number}", "prompt": 5})
         wait_until(lambda: len(device.frames()) >= 700, "all refusals", 40)
         assert len({frame["id"] for frame in device.frames()}) == 700
+
+
+# What may stand in MQTT 5's properties besides a payload.
+PROPERTIES: Iterator[dict[str, Any]] = itertools.cycle(
+    [
+        {},
+        {"ResponseTopic": f"{BASE}/response/you/x"},
+        {"ResponseTopic": "x" * 60_000, "CorrelationData": b"c" * 60_000},
+        {"CorrelationData": b"\x00\xff" * 64, "ContentType": "application/json"},
+        {"ContentType": "application/json; charset=\U0001f999", "MessageExpiryInterval": 1},
+        {"MessageExpiryInterval": (1 << 32) - 1, "UserProperty": [("a", "b")] * 50},
+        {"ContentType": "text/plain", "PayloadFormatIndicator": 1},
+    ]
+)
+VERBS = itertools.cycle(["request", "request", "request", "cancel", "get", "ctl/request"])
+MAX_GROWTH_BYTES = 64 << 20
+
+
+def flood(device: Device, number: int) -> None:
+    """Some hundreds of hostile payloads to every topic of a box, from twenty clients."""
+    for index, payload in enumerate(hostile.some(every=5)):
+        topic = f"{BASE}/{next(VERBS)}/flood-{number}-{index % 20}"
+        properties = next(PROPERTIES) if device.is_v5 else {}
+        device.publish_soon(topic, payload, qos=index % 3 % 2, **properties)
+
+
+@pytest.mark.parametrize("is_v5", [True, False])
+def test_a_flood_of_payloads_no_program_would_write_costs_nothing(
+    daemon: Daemon, broker: Mosquitto, is_v5: bool
+) -> None:
+    """The daemon answers after it, no thread has died, and memory has not grown with it."""
+    assert daemon.process is not None
+    with Device(broker.port, MINE, is_v5=is_v5) as device:
+        flood(device, 0)
+        assert still_answers(device)
+        before = psutil.Process(daemon.process.pid).memory_info().rss
+        for number in (1, 2):
+            flood(device, number)
+        assert still_answers(device)
+        after = psutil.Process(daemon.process.pid).memory_info().rss
+    assert after - before < MAX_GROWTH_BYTES
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_client_s_burst_does_not_hold_another_one_up(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """By the order of first words: the single prompt that came last is not behind the burst."""
+    start_daemon(step_s=0.01, limits={"per_client": 30}, engine={"n_ctx": 1024, "slots": 2, "threads": 1})
+    with Device(broker.port, f"{BASE}/response/#") as device:
+        for number in range(30):
+            device.publish_soon(REQUEST, {"id": f"r{number}", "prompt": "LONG", "max_tokens": 20})
+        device.publish(f"{BASE}/request/other", {"id": "single", "prompt": "LONG", "max_tokens": 20})
+        for number in range(30):
+            assert device.wait_end(f"r{number}")["type"] == "done"
+        device.wait_end("single")
+        said = device.frames()
+    taken_in = next(i for i, f in enumerate(said) if f["id"] == "single" and f["type"] == "accepted")
+    first_words = [f["id"] for f in said[taken_in:] if f["type"] == "delta" and f["off"] == 0]
+    # Two slots were taken, their answers may be said late, and one more may have been due.
+    assert len(first_words) > 20
+    assert first_words.index("single") < 6

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import config, config_file, places
-from agent.config import Config, Engine, Mqtt, Profile, Tls
+from agent.config import ClientRules, Config, Engine, Mqtt, Profile, Tls
 from agent.errors import ConfigError
 
 
@@ -98,6 +98,29 @@ def test_on_and_off_are_words(file: Path, monkeypatch: pytest.MonkeyPatch, word:
     monkeypatch.setenv("TAMPU_ENGINE__REPACK", word)
     assert read(file, "engine: {gpu: off}").engine == Engine(gpu="off", repack=bare)
     assert read(file, "engine: {gpu: 0}").engine.gpu == "off"
+
+
+@pytest.mark.parametrize("word", ["off", '"off"', "'off'"])
+def test_the_journal_can_be_switched_off(file: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """`off` is a word here as well, from wherever it comes."""
+    assert read(file, f"journal: {{mode: {word}}}").journal.mode == "off"
+    assert read(file, "journal: {mode: disk}", f"journal.mode={word}").journal.mode == "off"
+    monkeypatch.setenv("TAMPU_JOURNAL__MODE", word)
+    assert read(file, "").journal.mode == "off"
+
+
+def test_clients_have_rules(file: Path) -> None:
+    """By name, or `*`; what is shown keeps their order and can be read again."""
+    text = (
+        "profiles: {a: {system: x}}\nclients: {z: {profiles: [a], own_system: false}, '*': {per_client: 0}}"
+    )
+    found = read(file, text)
+    assert found.clients["z"] == ClientRules(profiles=("a",), own_system=False)
+    shown = config.to_tree(found)
+    assert list(shown["clients"]) == ["z", "*"]
+    assert shown["clients"]["*"]["per_client"] == 0
+    assert config_file.from_tree(shown, "shown") == found
+    assert read(file, "", "clients.me.max_tokens=7").clients["me"].max_tokens == 7
 
 
 def test_profiles_have_free_names(file: Path) -> None:
@@ -238,6 +261,53 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ("limits: {ttl_s: .inf}", "limits.ttl_s: inf is not allowed; expected float <= 86400"),
         ("mqtt: {tls: {cert: c.pem}}", "mqtt.tls: cert and key must be given together"),
         ("mqtt: {tls: {key: k.pem}}", "mqtt.tls: cert and key must be given together"),
+        ("mqtt: {protocol: 4}", "mqtt.protocol: 4 is not allowed; expected auto or 5 or 3.1.1"),
+        ("mqtt: {tls: {dates: never}}", "mqtt.tls.dates: 'never' is not allowed; expected auto or checked"),
+        ("mqtt: {operators: all}", "mqtt.operators: 'all' is not allowed; expected none or read or write"),
+        ("mqtt: {pools: [a b]}", "mqtt.pools[0]: 'a b' is not allowed; expected 1 to 64 of A-Z a-z 0-9"),
+        ("mqtt: {pools: [a, ..]}", "mqtt.pools[1]: '..' is not allowed; it is no name"),
+        ("mqtt: {pools: [a, b, a]}", "mqtt.pools[2]: 'a' is there twice"),
+        (
+            "clients: {a/b: {}}",
+            "clients: 'a/b' is not allowed as a key; expected 1 to 64 of A-Z a-z 0-9 _ . -",
+        ),
+        (
+            "clients: {'**': {}}",
+            "clients: '**' is not allowed as a key; expected 1 to 64 of A-Z a-z 0-9 _ . -, or *",
+        ),
+        ("clients: {7: {}}", "clients: 7 is not allowed as a key"),
+        ("clients: {..: {}}", "clients: '..' is not allowed as a key; no client can have it"),
+        ("clients: {me: {max_tokns: 5}}", "clients.me.max_tokns: unknown key; did you mean max_tokens?"),
+        (
+            "clients: {me: {own: 5}}",
+            "clients.me.own: unknown key; allowed here: profiles, own_system, max_tok",
+        ),
+        ("clients: {a: {}, b: {priority: 10}}", "clients.b.priority: 10 is not allowed; expected int <= 9"),
+        ("clients: {me: {own_system: 0}}", "clients.me.own_system: 0 is not allowed; expected bool, got int"),
+        (
+            "clients: {me: {requests_per_minute: 0}}",
+            "clients.me.requests_per_minute: 0 is not allowed; expected",
+        ),
+        ("clients: {me: }", "clients.me: None is not allowed; expected object, got null"),
+        ("clients: {me: 5}", "clients.me: 5 is not allowed; expected object, got int"),
+        ("clients: {'*': {sessions: -1}}", "clients.*.sessions: -1 is not allowed; expected int >= 0"),
+        ("clients: [me]", "clients: ['me'] is not allowed; expected object, got array"),
+        (
+            "clients: {me: {profiles: attic}}",
+            "clients.me.profiles: 'attic' is not allowed; expected array, got",
+        ),
+        (
+            "clients: {me: {profiles: [a b]}}",
+            "clients.me.profiles[0]: 'a b' is not allowed; expected 1 to 64",
+        ),
+        (
+            "clients: {me: {profiles: [x]}}",
+            "clients.me.profiles[0]: 'x' is not one of profiles; there are: none",
+        ),
+        ("'x - at `$.mqtt.port`': 1", "unknown key; allowed here: node, mqtt"),
+        ("journal: {mode: on}", "journal.mode: True is not allowed; expected str, got bool"),
+        ("journal: {mode: tape}", "journal.mode: 'tape' is not allowed; expected disk or memory or off"),
+        (f"mqtt: {{port: 0x{'f' * 5000}}}", "mqtt.port: this int is not allowed; expected int <= 65535"),
         (f"api: {{socket: /{'x' * 103}}}", "is longer than 103 bytes"),
         (f"api: {{socket: /{'ü' * 60}}}", "is longer than 103 bytes"),
         ('api: {socket: "a\\0b"}', "api.socket: 'a\\x00b' is not allowed; expected text without NUL"),
@@ -339,11 +409,27 @@ def test_a_secret_is_read_from_its_file_and_never_said(tmp_path: Path) -> None:
         assert "s3cret" not in str(caught.value)
 
 
+def test_a_bare_name_is_one_of_systemds_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the service has it; a path is read as it stands, and where there is none the error says so."""
+    (tmp_path / "mqtt-password").write_text("s3cret\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert config_file.read_secret("mqtt-password") == "s3cret"
+    assert config_file.read_secret(str(tmp_path / "mqtt-password")) == "s3cret"
+    for path in ("none", "../mqtt-password", "..", ""):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            config_file.read_secret(path)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(ConfigError, match="LoadCredential"):
+        config_file.read_secret("mqtt-password")
+
+
 # ---- anything at all -----------------------------------------------------------------------------
 
 NAMES = st.sampled_from(
     [
-        *("node", "mqtt", "api", "models", "engine", "profiles", "limits", "log"),
+        *("node", "mqtt", "api", "models", "engine", "profiles", "limits", "log", "clients", "journal"),
+        *("pools", "protocol", "operators", "mode", "own_system", "sessions", "requests_per_minute"),
         *("host", "port", "tls", "ca", "cert", "reply_prefixes", "socket", "group"),
         *("n_ctx", "kv_type", "system", "level", "ttl_s", "queue", "memory", "idle", "context_s"),
     ]

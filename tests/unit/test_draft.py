@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from agent.config import Limits, Profile
-from agent.draft import DEFAULT_MAX_TOKENS, MAX_MESSAGES, Draft, to_request
-from agent.errors import BadRequest, NotFound
+from agent.config import ClientRules, Limits, Profile
+from agent.draft import DEFAULT_MAX_TOKENS, MAX_AGE_S, MAX_MESSAGES, Draft, left_of, to_request
+from agent.errors import BadRequest, Expired, Forbidden, NotFound
 from agent.request import DEFAULT_TEMPERATURE, DEFAULT_TOP_K, DEFAULT_TOP_P, NUM_SEEDS, Message
 
 LIMITS = Limits(max_tokens=300, ttl_s=100.0)
@@ -134,3 +134,85 @@ def test_a_conversation_of_too_many_messages_is_refused_with_the_bound() -> None
     messages = tuple(Message("user", "x") for _ in range(MAX_MESSAGES + 1))
     with pytest.raises(BadRequest, match=f"at most {MAX_MESSAGES}"):
         to_request(draft(messages=messages), Limits(), {})
+
+
+# ---- the rules of one client -------------------------------------------------------------------------
+
+FIXED = ClientRules(profiles=("greenhouse",), own_system=False)
+CHOICE = ClientRules(profiles=("greenhouse", "attic"), own_system=False)
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "sentence"),
+    [
+        (FIXED, {"profile": "attic"}, "profile: 'attic' is not for this client; it may name: greenhouse"),
+        (FIXED, {"profile": "cellar"}, "profile: 'cellar' is not for this client; it may name: greenhouse"),
+        (FIXED, {"profile": ""}, "profile: '' is not for this client"),
+        (FIXED, {"system": "x"}, "system: this client may not bring its own; it may name: greenhouse"),
+        (FIXED, {"system": ""}, "system: this client may not bring its own"),
+        (FIXED, {"messages": (SYSTEM, USER)}, "messages: this client may not bring a system message"),
+        (FIXED, {"messages": (USER, SYSTEM, USER)}, "messages: this client may not bring a system message"),
+        (CHOICE, {}, "profile: this client must name one of: greenhouse, attic"),
+        (ClientRules(own_system=False), {"system": "x"}, "its own; name a profile instead"),
+        (ClientRules(profiles=(), own_system=False), {"system": "x"}, "it may name no profile either"),
+        (ClientRules(profiles=()), {"profile": "attic"}, "it may name no profile either"),
+        (ClientRules(sessions=0), {"session": "kitchen"}, "session: this client may have none; leave it out"),
+    ],
+)
+def test_what_a_client_may_not_is_forbidden_and_what_it_may_is_said(
+    rules: ClientRules, fields: dict[str, Any], sentence: str
+) -> None:
+    """With the status 403 and not to be tried again."""
+    with pytest.raises(Forbidden, match=sentence) as refusal:
+        to_request(draft(**fields), LIMITS, PROFILES, rules)
+    assert not refusal.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "system"),
+    [
+        (FIXED, {}, "You know plants."),
+        (FIXED, {"profile": "greenhouse"}, "You know plants."),
+        (FIXED, {"session": "kitchen"}, "You know plants."),
+        (CHOICE, {"profile": "attic"}, "You know dust."),
+        (ClientRules(profiles=("attic",)), {}, None),
+        (ClientRules(profiles=("attic",)), {"system": "x"}, "x"),
+        (ClientRules(own_system=False), {}, None),
+        (ClientRules(own_system=False), {"profile": "attic"}, "You know dust."),
+        (ClientRules(profiles=(), own_system=False), {}, None),
+    ],
+)
+def test_a_client_without_a_system_prompt_of_its_own_has_its_only_profile(
+    rules: ClientRules, fields: dict[str, Any], system: str | None
+) -> None:
+    """Also where it names none: the table says what stands in front of all it asks."""
+    front = () if system is None else (Message("system", system),)
+    assert to_request(draft(**fields), LIMITS, PROFILES, rules).messages == (*front, USER)
+
+
+def test_the_rules_cut_tokens_and_priority_down_and_never_up() -> None:
+    """As the limits do: the client gets what it may have, not an error."""
+    small = ClientRules(max_tokens=16, priority=-2)
+    request = to_request(draft(priority=9), LIMITS, PROFILES, small)
+    assert (request.max_tokens, request.priority) == (16, -2)
+    large = ClientRules(max_tokens=1 << 20, priority=9)
+    request = to_request(draft(priority=9, max_tokens=5000), LIMITS, PROFILES, large)
+    assert (request.max_tokens, request.priority) == (300, 0)
+
+
+# ---- when it was sent --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age_s", "left_s"), [(0, 60), (20, 40), (59.5, 0.5), (-5, 60), (MAX_AGE_S, 60), (1e9, 60)]
+)
+def test_the_time_to_live_counts_from_when_it_was_sent(age_s: float, left_s: float) -> None:
+    """Not where one of the clocks must be wrong: the future, or more than a day ago."""
+    assert left_of(60, 2e9 - age_s, 2e9) == left_s
+
+
+def test_a_request_whose_time_went_by_on_its_way_is_expired() -> None:
+    """It is not computed for nobody."""
+    for age_s in (60, 61, MAX_AGE_S - 1):
+        with pytest.raises(Expired, match="s old when it came here; its ttl_s is 60"):
+            left_of(60, 2e9 - age_s, 2e9)
