@@ -1,8 +1,13 @@
-"""Logging: readable lines on a terminal, priorities for journald otherwise, one line per answered request."""
+"""Logging: readable lines on a terminal, priorities for journald otherwise, one line per answered request.
+
+The last lines are kept in memory besides, for people who cannot reach the box (`tail`).
+"""
 
 import logging
 import os
 import sys
+from collections import deque
+from contextlib import nullcontext
 from typing import TextIO
 
 from agent.answer import Answer
@@ -14,6 +19,12 @@ prompts = logging.getLogger("tampu.prompt")
 
 # syslog priorities, which journald reads from a `<n>` at the line's start.
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+# What the ring keeps at most: lines, bytes of all of them, and bytes of one.
+MAX_LINES = 500
+MAX_BYTES = 200 << 10
+MAX_LINE_BYTES = 2048
 
 
 class _OneLineFormatter(logging.Formatter):
@@ -30,15 +41,65 @@ class _JournalFormatter(_OneLineFormatter):
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
 
 
+class Ring(logging.Handler):
+    """Keeps the last lines, the oldest of which go first. Its lock is the handler's own."""
+
+    def __init__(self, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__()
+        self.setFormatter(
+            _OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+        )
+        self._lines: deque[tuple[str, int, bool]] = deque()
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what a record says; a traceback is several lines."""
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001 - a record that cannot be formatted: stderr's handler complains of it
+            return
+        for line in text.split("\n"):
+            self._keep(line, is_prompt=record.name == prompts.name)
+
+    def tail(self, n: int, *, has_prompts: bool = True) -> tuple[str, ...]:
+        """The last `n` lines, oldest first; without `has_prompts` those with prompts are left out."""
+        with self.lock or nullcontext():
+            wanted = [line for line, _, is_prompt in self._lines if has_prompts or not is_prompt]
+        return tuple(wanted[-n:]) if n > 0 else ()
+
+    def _keep(self, line: str, *, is_prompt: bool) -> None:
+        data = line.encode("utf-8", "replace")
+        if len(data) > MAX_LINE_BYTES:
+            line = data[:MAX_LINE_BYTES].decode("utf-8", "ignore") + "..."
+        size = min(len(data), MAX_LINE_BYTES + 3)
+        self._lines.append((line, size, is_prompt))
+        self._num_bytes += size
+        while len(self._lines) > self._max_lines or self._num_bytes > self._max_bytes:
+            self._num_bytes -= self._lines.popleft()[1]
+
+
+_ring = Ring()
+
+
+def tail(n: int, *, has_prompts: bool = True) -> tuple[str, ...]:
+    """The last `n` lines of this process's log, oldest first, 500 at most.
+
+    Prompts are among them where `log.prompts` is on and `has_prompts` is not False.
+    """
+    return _ring.tail(n, has_prompts=has_prompts)
+
+
 def set_up(config: Log) -> None:
-    """Send all logs to stderr in the form its reader likes."""
+    """Send all logs to stderr in the form its reader likes, and keep the last lines."""
     handler = logging.StreamHandler(sys.stderr)
     if sys.stderr.isatty() or "JOURNAL_STREAM" not in os.environ:
         handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     else:
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, _ring]
     root.setLevel(config.level.upper())
     # What people ask is their own: it is written only where the configuration says so.
     prompts.disabled = not config.prompts

@@ -7,17 +7,23 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from agent.catalog.added import load_catalog
+from agent.catalog.entries import is_gguf_name
+from agent.catalog.manifest import AUTO
 from agent.catalog.placement import Placement, Resources, place
 from agent.catalog.shelf import Shelf
 from agent.catalog.store import Store
-from agent.config import Config
+from agent.config import Config, Models
 from agent.engine.messages import Hello
 from agent.errors import (
+    BadRequest,
     InsufficientMemory,
     ManifestError,
     ModelFileError,
     ModelUnavailable,
+    NotFound,
     ProbeError,
 )
 from agent.hardware.machine import Machine
@@ -77,6 +83,9 @@ class ModelFinder:
 
         Raises ModelUnavailable or InsufficientMemory with the next step.
         """
+        return self._find(self._config, hello)
+
+    def _find(self, config: Config, hello: Hello | None) -> Placement:
         try:
             resources = read_resources(
                 self._root,
@@ -84,12 +93,45 @@ class ModelFinder:
                 self._level(),
                 machine=self._machine,
                 hello=hello,
-                config=self._config,
+                config=config,
             )
         except OSError as error:
             raise ModelUnavailable(f"this box does not tell how much memory it has: {error}") from error
         with self._lock:
-            return choose(self._config, resources, self._shelf, is_brief=True)
+            return choose(config, resources, self._shelf, is_brief=True)
+
+    def consider(self, name: str, variant: str, hello: Hello | None) -> tuple[Models, Placement]:
+        """What `adopt` would change, and what would be loaded then; nothing is changed yet.
+
+        Raises NotFound, BadRequest, ModelUnavailable or InsufficientMemory.
+        """
+        models = self._named(name, variant)
+        return models, self._find(msgspec.structs.replace(self._config, models=models), hello)
+
+    def adopt(self, models: Models) -> None:
+        """Choose among these from now on, until the daemon ends."""
+        self._config = msgspec.structs.replace(self._config, models=models)
+
+    def _named(self, name: str, variant: str) -> Models:
+        """The settings with another name. It came from outside: no path, and nothing that is not here."""
+        models = self._config.models
+        try:
+            wanted = msgspec.convert(
+                {**msgspec.structs.asdict(models), "name": name, "variant": variant}, Models
+            )
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"name, variant: {error}") from error
+        if name == AUTO:
+            return wanted
+        if name.endswith(".gguf"):
+            if not (is_gguf_name(name) and (Path(models.folder) / name).is_file()):
+                raise NotFound(f"there is no file {name!r} in the models folder; models has the names")
+            return wanted
+        try:
+            load_catalog(Path(models.manifest) if models.manifest else None, Path(models.folder)).model(name)
+        except ManifestError as error:
+            raise NotFound(str(error)) from error
+        return wanted
 
     @cached_property
     def _machine(self) -> Machine | None:

@@ -1,6 +1,8 @@
 """How the box is doing, as one value: read by /health, `tampu status`, MQTT status and info."""
 
 import time
+from collections.abc import Callable, Iterable
+from itertools import chain, islice
 from typing import Literal
 
 import psutil
@@ -8,13 +10,16 @@ from msgspec import Struct
 
 from agent import __version__
 from agent.catalog.budget import Budget
+from agent.crash import Crash
 from agent.engine.messages import Loaded, Stats
 from agent.engine_client import EngineClient
 from agent.engine_state import EngineState
+from agent.findings import Finding, by_severity
 from agent.hardware.process import anonymous_bytes
 
 # The pressure at which the box counts as degraded.
 OUT_OF_MEMORY = 2
+MAX_FINDINGS = 32
 
 BoxState = Literal["starting", "online", "degraded", "stopping", "offline"]
 
@@ -68,6 +73,8 @@ class ModelStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
+    """`findings` are what the daemon's parts have to say: each a thing somebody may want to mend."""
+
     state: BoxState
     reason: str
     version: str
@@ -82,9 +89,10 @@ class Status(Struct, frozen=True):
     cells_total: int
     tokens_per_s: float
     engine_restarts: int
-    last_crash: str | None
+    last_crash: Crash | None
     memory: Memory
     engine: EngineStatus
+    findings: tuple[Finding, ...] = ()
 
 
 class ModelIdentity(Struct, frozen=True):
@@ -110,6 +118,11 @@ class StatusSource:
         self.is_stopping = False
         self._engine = engine
         self._born = time.monotonic()
+        self._watched: list[Callable[[], Iterable[Finding]]] = []
+
+    def watch(self, findings: Callable[[], Iterable[Finding]]) -> None:
+        """Ask this part, too, whenever the status is read: on the loop, so it must know its answer."""
+        self._watched.append(findings)
 
     def state(self) -> tuple[BoxState, str]:
         """The state devices see, and one sentence why when it is not `online`."""
@@ -155,6 +168,7 @@ class StatusSource:
                 is_context_free=stats.is_asleep if stats else False,
                 wake_s=engine.slumber.wake_s,
             ),
+            findings=by_severity(list(islice(chain.from_iterable(f() for f in self._watched), MAX_FINDINGS))),
         )
 
     def _memory(self) -> Memory:

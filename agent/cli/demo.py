@@ -89,6 +89,7 @@ def _write_config(folder: Path, broker: Broker, models: Path) -> Path:
         "mqtt": {"host": "127.0.0.1", "port": broker.port, "protocol": broker.protocol},
         "api": {"socket": str(_socket(folder))},
         "models": {"folder": str(models)},
+        "journal": {"folder": str(folder)},
     }
     path = folder / "tampu.yaml"
     path.write_text(yaml.safe_dump(tree))

@@ -11,7 +11,7 @@ from typing import Final
 from agent import __version__
 from agent.errors import Busy, ConfigError, DaemonUnreachable, RateLimited, TampuError
 
-VERBS: Final = ("run", "demo", "ask", "status", "doctor", "models", "config", "bench")
+VERBS: Final = ("run", "demo", "ask", "status", "doctor", "models", "config", "bench", "report")
 
 # sysexits.h where it has a word; a shell's 128 + signal for Ctrl-C.
 EXIT_FAILED: Final = 1

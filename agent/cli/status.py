@@ -62,6 +62,7 @@ def render(status: "Status") -> str:
         ("speed", f"{status.tokens_per_s:.1f} tok/s"),
         ("memory", _memory(status)),
         ("restarts", _restarts(status)),
+        *((each.severity.value, f"{each.what} {each.remedy}".rstrip()) for each in status.findings),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(_wrapped(f"{name:<{width}}  {value}", " " * (width + 2)) for name, value in lines)
@@ -111,8 +112,12 @@ def _mb(count: int) -> str:
 
 
 def _restarts(status: "Status") -> str:
-    last = f" (last: {status.last_crash})" if status.last_crash else ""
-    return f"{status.engine_restarts}{last}"
+    last = status.last_crash
+    if last is None:
+        return f"{status.engine_restarts}"
+    when = f", {last.date}" if last.date else ""
+    word = "before this start" if last.is_earlier else "last"
+    return f"{status.engine_restarts} ({word}: {last.sentence}{when})"
 
 
 def _bar(used: int, total: int) -> str:

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from agent.config import Mqtt
+from agent.config import Mqtt, Tls
 from agent.errors import BrokerError, ConfigError
+from agent.hardware import listeners
 from agent.mqtt.client import ClosedUnheard, Connection, ConnectRefused, ProtocolRefused
 
 # All of it; a broker that is there answers within one.
@@ -27,13 +28,19 @@ Trouble = Literal[
 
 
 class Greeting(Struct, frozen=True):
-    """How it went: no `trouble` and the `protocol` spoken, or what went wrong and what was said about it."""
+    """How it went: no `trouble` and the `protocol` spoken, or what went wrong and what was said about it.
+
+    `is_anonymous`: it lets in clients that have no credentials, ours or others; None: it was not asked.
+    `is_exposed`: it listens beyond this box; None: nobody tells.
+    """
 
     host: str
     port: int
     protocol: str = ""
     trouble: Trouble = ""
     said: str = ""
+    is_anonymous: bool | None = None
+    is_exposed: bool | None = None
 
 
 async def greet(settings: Mqtt) -> Greeting:
@@ -52,9 +59,34 @@ async def greet(settings: Mqtt) -> Greeting:
             if isinstance(error, ProtocolRefused | ClosedUnheard):
                 continue
         else:
-            return Greeting(settings.host, settings.port, "5" if is_v5 else "3.1.1")
+            return Greeting(
+                settings.host,
+                settings.port,
+                "5" if is_v5 else "3.1.1",
+                is_anonymous=await _lets_in_anybody(settings, is_v5=is_v5),
+                is_exposed=listeners.is_exposed(settings.host, settings.port),
+            )
         break
     return Greeting(settings.host, settings.port, trouble=trouble, said=said)
+
+
+async def _lets_in_anybody(settings: Mqtt, *, is_v5: bool) -> bool:
+    """Try once more without a name and without a certificate of ours, where we have one."""
+    stranger = without_credentials(settings)
+    if stranger == settings:
+        return True
+    try:
+        async with asyncio.timeout(GREETED_WITHIN_S):
+            await _connect(stranger, is_v5=is_v5)
+    except (BrokerError, ConfigError, TimeoutError, OSError):
+        return False
+    return True
+
+
+def without_credentials(settings: Mqtt) -> Mqtt:
+    """The same broker for somebody who only knows where it is."""
+    tls = settings.tls and Tls(ca=settings.tls.ca, dates=settings.tls.dates)
+    return msgspec.structs.replace(settings, username=None, password_file=None, tls=tls)
 
 
 async def _resolve(host: str, port: int) -> None:

@@ -1,6 +1,7 @@
 """What a running daemon says about itself, as findings."""
 
 from agent import __version__
+from agent.crash import Crash
 from agent.doctor.remedies import explain
 from agent.doctor.words import capital, parted, printable
 from agent.engine_state import EngineState
@@ -10,8 +11,8 @@ from agent.status import OUT_OF_MEMORY, Status
 
 
 def judge(status: Status, machine: Machine) -> list[Finding]:
-    """Its state, its engine's deaths, its link to the broker, its memory."""
-    looks = (_state, _crashes, _link, _memory, _version)
+    """Its state, its engine's deaths, its link to the broker, its memory, and what it says by itself."""
+    looks = (_state, _crashes, _link, _memory, _version, _own_words)
     return [finding for look in looks for finding in look(status, machine)]
 
 
@@ -31,16 +32,27 @@ def _state(status: Status, machine: Machine) -> list[Finding]:
 
 
 def _crashes(status: Status, machine: Machine) -> list[Finding]:
-    if not status.engine_restarts or status.last_crash is None:
+    last = status.last_crash
+    if last is None or (not status.engine_restarts and not last.is_earlier):
         return []
+    crash = printable(last.sentence)
+    known = explain(last.sentence, machine)
+    if last.is_earlier:
+        return [_earlier_crash(last, crash, known)]
     often = "once" if status.engine_restarts == 1 else f"{status.engine_restarts} times"
-    crash = printable(status.last_crash)
-    known = explain(status.last_crash, machine)
     what = f"The engine was started again {often} (last: {crash})."
     if known is None:
         remedy = 'The reason stands in the daemon\'s log after "last words:" (`journalctl -u tampu`).'
         return [Finding(Severity.WARNING, "engine_restarts", what, remedy)]
     return [Finding(known.severity, known.code, f"{what} {known.what}", known.remedy)]
+
+
+def _earlier_crash(last: Crash, crash: str, known: Finding | None) -> Finding:
+    """It has not happened again since the daemon was started: good to know."""
+    when = f" on {last.date}" if last.date else ""
+    model = f" with {printable(last.model)}" if last.model else ""
+    what = f"Before this daemon was started, the engine died{when}{model} ({crash})."
+    return Finding(Severity.NOTE, "engine_died_before", what, known.remedy if known else "")
 
 
 def _link(status: Status, _machine: Machine) -> list[Finding]:
@@ -75,3 +87,10 @@ def _version(status: Status, _machine: Machine) -> list[Finding]:
     what = f"The running daemon is tampu {printable(status.version)}, and installed is {__version__}."
     remedy = "Start it again with: sudo systemctl restart tampu"
     return [Finding(Severity.WARNING, "daemon_of_another_version", what, remedy)]
+
+
+def _own_words(status: Status, _machine: Machine) -> list[Finding]:
+    return [
+        Finding(each.severity, each.code, printable(each.what), printable(each.remedy))
+        for each in status.findings
+    ]

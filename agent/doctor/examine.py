@@ -56,6 +56,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     clock: clock.Clock
     models: folders.Folder
     state: folders.Folder
+    journal: folders.Folder
     storage: Storage
     load: slowness.Load
 
@@ -93,6 +94,7 @@ async def examine(
         *_compared(seen),
         *_chosen(config, seen, outcome),
         *folders.judge_state(seen.state, _daemon_user(seen.door)),
+        *folders.judge_journal(config.journal, seen.journal, _daemon_user(seen.door)),
         *broker_verdict.judge(config.mqtt, seen.greeting),
         *door.judge(seen.door, config.api.group),
         *(daemon.judge(seen.door.status, seen.machine) if seen.door.status else ()),
@@ -116,11 +118,14 @@ async def examine(
 def _as_the_daemon(config: Config, socket: str | None) -> Config:
     """The folders of the daemon that is asked, where they are left to their defaults."""
     path = socket or places.socket_to_ask(config.api.socket)
-    folder = config.models.folder
+    folder, journal = config.models.folder, config.journal.folder
     if places.is_system_socket(path) and folder == str(places.state_folder() / "models"):
         folder = str(places.SYSTEM_STATE / "models")
+    if places.is_system_socket(path) and journal == str(places.state_folder()):
+        journal = str(places.SYSTEM_STATE)
     return msgspec.structs.replace(
         config,
+        journal=msgspec.structs.replace(config.journal, folder=journal),
         api=msgspec.structs.replace(config.api, socket=path),
         models=msgspec.structs.replace(config.models, folder=folder),
     )
@@ -148,6 +153,7 @@ async def _look(config: Config, root: Path, engine_command: tuple[str, ...] | No
         clock=told,
         models=folders.look(models),
         state=folders.look(state),
+        journal=folders.look(Path(config.journal.folder)),
         storage=storage(models, root),
         load=load,
     )

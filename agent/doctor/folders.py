@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from agent.config import Journal
 from agent.doctor.words import size
 from agent.findings import Finding, Severity
 
@@ -114,6 +115,23 @@ def judge_state(folder: Folder, daemon_user: str) -> list[Finding]:
         what = f"The state folder {folder.path} cannot be written: {costs}."
         remedy = "Mount its disk read-write and give its owner write permission."
         return [Finding(Severity.WARNING, "state_folder_read_only", what, remedy)]
+    return []
+
+
+def judge_journal(settings: Journal, folder: Folder, daemon_user: str) -> list[Finding]:
+    """Where it cannot be written, accepted requests are lost with the daemon."""
+    if settings.mode != "disk" or not folder.exists or folder.is_hidden:
+        return []  # the first start makes it; of a hidden one nobody knows
+    costs = "requests that were accepted are lost when the daemon ends"
+    if daemon_user not in (folder.owner, "root"):
+        whose = f"is {folder.owner}'s, and the daemon runs as {daemon_user}"
+        what = f"The journal's folder {folder.path} {whose}: {costs}."
+        remedy = f"Give it away (`sudo chown -R {daemon_user} {folder.path}`), or set journal.folder."
+        return [Finding(Severity.WARNING, "journal_folder_owner", what, remedy)]
+    if not folder.is_writable and folder.owner == this_user():
+        what = f"The journal's folder {folder.path} cannot be written: {costs}."
+        remedy = "Mount its disk read-write, or set journal.folder to one that is."
+        return [Finding(Severity.WARNING, "journal_folder_read_only", what, remedy)]
     return []
 
 

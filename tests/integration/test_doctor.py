@@ -152,6 +152,46 @@ def test_a_password_file_that_is_not_there(tmp_path: Path, guarded: Mosquitto, m
     assert missing in report.findings[0].what
 
 
+def test_a_broker_without_names_is_open_to_this_box(
+    tmp_path: Path, broker: Mosquitto, model_folder: Path
+) -> None:
+    """It listens on loopback alone: good to know, no more."""
+    report = look(tmp_path, models=model_folder, port=broker.port)
+    assert (report.broker.is_anonymous, report.broker.is_exposed) == (True, False)
+    assert "broker_anonymous" in codes(report, Severity.NOTE)
+
+
+def test_a_broker_that_listens_for_all_is_open_to_all(tmp_path: Path, model_folder: Path) -> None:
+    """Reached by loopback and from the network alike: a warning."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    broker = Mosquitto(folder)
+    config = folder / "mosquitto.conf"
+    config.write_text(config.read_text().replace(f"{broker.port} 127.0.0.1", f"{broker.port} 0.0.0.0"))
+    broker.start()
+    try:
+        report = look(tmp_path, models=model_folder, port=broker.port)
+    finally:
+        broker.stop()
+    assert report.broker.is_exposed is True
+    assert "broker_anonymous" in codes(report, Severity.WARNING)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_name_of_ours_does_not_hide_that_others_need_none(
+    tmp_path: Path, guarded: Mosquitto, broker: Mosquitto, model_folder: Path, is_open: bool
+) -> None:
+    """The doctor knocks a second time, as a stranger."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    secret.chmod(0o600)
+    port = broker.port if is_open else guarded.port
+    report = look(tmp_path, models=model_folder, port=port, username="box", password_file=str(secret))
+    assert report.broker.trouble == ""
+    assert report.broker.is_anonymous is is_open
+    assert ("broker_anonymous" in codes(report, Severity.NOTE)) is is_open
+
+
 def test_tls_with_a_broker_that_has_none(tmp_path: Path, broker: Mosquitto, model_folder: Path) -> None:
     """The handshake fails, and the port is the likely reason."""
     report = look(tmp_path, models=model_folder, port=broker.port, tls={})

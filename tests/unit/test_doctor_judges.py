@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from agent import __version__
+from agent import __version__, crash
 from agent.catalog.budget import plan
 from agent.catalog.gguf import GgufHeader
 from agent.catalog.placement import Resources
-from agent.config import Mqtt, Tls
-from agent.doctor import broker_verdict, build, choice, clock, daemon, door, folders
+from agent.config import Journal, Mqtt, Tls
+from agent.crash import Crash
+from agent.doctor import broker, broker_verdict, build, choice, clock, daemon, door, folders
 from agent.doctor.broker import Greeting, Trouble
 from agent.engine.messages import PROTOCOL, Device, Hello
 from agent.errors import ModelUnavailable
@@ -303,17 +304,17 @@ def test_an_online_daemon_needs_no_word() -> None:
         ),
         ({"state": "degraded", "reason": "restarting"}, "daemon_degraded", Severity.WARNING),
         (
-            {"engine_restarts": 2, "last_crash": "exit status 3 while ready"},
+            {"engine_restarts": 2, "last_crash": Crash.of("exit status 3", "ready")},
             "engine_restarts",
             Severity.WARNING,
         ),
         (
-            {"engine_restarts": 1, "last_crash": "SIGABRT while ready"},
+            {"engine_restarts": 1, "last_crash": Crash.of("SIGABRT", "ready")},
             "llama_stopped_itself",
             Severity.WARNING,
         ),
         (
-            {"engine_restarts": 1, "last_crash": "SIGKILL, out of memory while ready"},
+            {"engine_restarts": 1, "last_crash": Crash.of("SIGKILL, out of memory", "ready")},
             "killed_for_memory",
             Severity.WARNING,
         ),
@@ -338,6 +339,81 @@ def test_each_trouble_of_a_daemon_is_one_finding(
     """Said once, with a step to take."""
     finding = only(daemon.judge(replace(STATUS, **changes), MACHINE))
     assert (finding.code, finding.severity, bool(finding.remedy)) == (code, severity, True)
+
+
+def test_an_earlier_death_is_good_to_know() -> None:
+    """It was before this daemon's life, and stands there with its date; another one counts again."""
+    kept = crash.decode(crash.encode(Crash.of("SIGKILL, out of memory", "ready", model="tiny Q4_0")))
+    finding = only(daemon.judge(replace(STATUS, last_crash=kept), MACHINE))
+    assert (finding.severity, finding.code) == (Severity.NOTE, "engine_died_before")
+    assert "tiny Q4_0" in finding.what
+    again = Crash.of("SIGKILL", "ready", before=kept)
+    assert codes(daemon.judge(replace(STATUS, last_crash=again, engine_restarts=1), MACHINE)) == [
+        "engine_restarts"
+    ]
+
+
+def test_what_the_daemons_parts_say_is_passed_on() -> None:
+    """Printable, whatever stands in it."""
+    said = Finding(Severity.WARNING, "journal_degraded", "The journal\x1b[2J is full.", "Make room.")
+    finding = only(daemon.judge(replace(STATUS, findings=(said,)), MACHINE))
+    assert finding == replace(said, what="The journal\\x1b[2J is full.")
+
+
+# ---- who else is let in --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "is_exposed", "severity"),
+    [
+        ("127.0.0.1", False, Severity.NOTE),
+        ("localhost", None, Severity.NOTE),
+        ("127.0.0.1", True, Severity.WARNING),
+        ("192.168.1.10", None, Severity.WARNING),
+    ],
+)
+@pytest.mark.parametrize("username", [None, "box"])
+def test_a_broker_that_lets_in_anybody(
+    host: str, is_exposed: bool | None, severity: Severity, username: str | None
+) -> None:
+    """A warning where others can reach it; also when we have a name ourselves."""
+    greeting = Greeting(host, 1883, "5", is_anonymous=True, is_exposed=is_exposed)
+    finding = only(broker_verdict.judge(Mqtt(host=host, username=username), greeting))
+    assert (finding.code, finding.severity) == ("broker_anonymous", severity)
+    assert ("also lets in" in finding.what) == (username is not None)
+    assert ("on the network" in finding.what) == (severity is Severity.WARNING)
+    assert "allow_anonymous false" in finding.remedy
+
+
+@pytest.mark.parametrize(("is_anonymous", "trouble"), [(False, ""), (None, ""), (True, "credentials")])
+def test_a_broker_that_asks_for_names(is_anonymous: bool | None, trouble: Trouble) -> None:
+    """Or that was not asked: nothing about others."""
+    greeting = Greeting("192.168.1.10", 1883, "5", trouble, is_anonymous=is_anonymous)
+    assert "broker_anonymous" not in codes(broker_verdict.judge(Mqtt(host="192.168.1.10"), greeting))
+
+
+def test_a_stranger_knows_only_where_the_broker_is() -> None:
+    """No name, no password, no certificate of ours; the authority is no secret."""
+    settings = Mqtt(username="box", password_file="/p", tls=Tls(ca="/ca", cert="/c", key="/k"))
+    stranger = broker.without_credentials(settings)
+    assert (stranger.username, stranger.password_file, stranger.tls) == (None, None, Tls(ca="/ca"))
+    assert broker.without_credentials(Mqtt()) == Mqtt()
+
+
+# ---- the journal ---------------------------------------------------------------------------------
+
+
+def test_a_journal_that_cannot_be_written_loses_requests() -> None:
+    """It must be the daemon's; one that is kept in memory needs no folder."""
+    folder = folders.Folder(path="/j", exists=True, is_writable=True, owner="root")
+    judge = folders.judge_journal
+    assert codes(judge(Journal(), folder, "tampu")) == ["journal_folder_owner"]
+    assert judge(Journal(), folder, "root") == []
+    assert judge(Journal(), replace(folder, owner="tampu"), "tampu") == []
+    assert judge(Journal(mode="memory"), folder, "tampu") == []
+    assert judge(Journal(), folders.Folder(path="/none"), "tampu") == []
+    mine = replace(folder, owner=folders.this_user(), is_writable=False)
+    assert codes(judge(Journal(), mine, folders.this_user())) == ["journal_folder_read_only"]
 
 
 # ---- the clock -----------------------------------------------------------------------------------

@@ -5,15 +5,19 @@ import pytest
 
 from agent.catalog.budget import plan
 from agent.config import Config
+from agent.crash import Crash
 from agent.engine.messages import Forecast, Loaded, Stats
 from agent.engine_state import EngineState
-from agent.mqtt.info import info_payload
-from agent.status import StatusSource
+from agent.findings import Finding, Severity
+from agent.mqtt.info import ContractInfo, info_payload
+from agent.status import MAX_FINDINGS, Status, StatusSource
 from tests.support.scripted_engine import ScriptedEngine
 
 MIB = 1 << 20
 LOADED = Loaded("fake", 4096, 8192, 4, 0, 0.1, Forecast(90 * MIB, 20 * MIB, 1000, 30 * MIB))
 STATS = Stats(0, 0, 0, 1024, 0, 0.0)
+
+CONTRACT = ContractInfo("contract.schema.json", "00")
 
 
 @pytest.fixture
@@ -77,10 +81,10 @@ def test_prediction_follows_the_cells_there_are(source: StatusSource, engine: Sc
 
 def test_info_has_budget_and_forecast(source: StatusSource, engine: ScriptedEngine) -> None:
     """Once they are known."""
-    info = msgspec.json.decode(info_payload(source.read(), Config(), engine))
+    info = msgspec.json.decode(info_payload(source.read(), Config(), engine, CONTRACT))
     assert (info["budget"], info["forecast"]) == (None, None)
     source.budget, engine.loaded = plan(400 * MIB, 1 << 40, 94 * MIB, 0), LOADED
-    info = msgspec.json.decode(info_payload(source.read(), Config(), engine))
+    info = msgspec.json.decode(info_payload(source.read(), Config(), engine, CONTRACT))
     assert info["budget"] == {
         "hard_bytes": 306 * MIB,
         "hot_file_bytes": 94 * MIB,
@@ -88,3 +92,26 @@ def test_info_has_budget_and_forecast(source: StatusSource, engine: ScriptedEngi
         "level": 0,
     }
     assert info["forecast"]["compute_bytes"] == 20 * MIB
+
+
+def test_the_parts_say_what_is_to_be_mended(source: StatusSource) -> None:
+    """The worst first, asked anew each time, and bounded whatever a part says."""
+    said = [Finding(Severity.NOTE, "n", "Good to know.")]
+    source.watch(lambda: said)
+    source.watch(lambda: (Finding(Severity.ERROR, "e", "Broken."),))
+    assert [finding.code for finding in source.read().findings] == ["e", "n"]
+    said.clear()
+    assert [finding.code for finding in source.read().findings] == ["e"]
+    source.watch(lambda: (Finding(Severity.NOTE, f"n{n}", "x") for n in range(1000)))
+    assert len(source.read().findings) == MAX_FINDINGS
+
+
+def test_the_last_crash_is_an_object_in_status_and_info(source: StatusSource, engine: ScriptedEngine) -> None:
+    """How, doing what, with which model, and when."""
+    assert source.read().last_crash is None
+    engine.last_crash = Crash(how="SIGKILL", phase="ready", model="tiny Q4_0", at=9.0)
+    info = msgspec.json.decode(info_payload(source.read(), Config(), engine, CONTRACT))
+    wanted = {"how": "SIGKILL", "phase": "ready", "model": "tiny Q4_0", "words": "", "count": 1, "at": 9.0}
+    assert info["last_crash"] == wanted
+    status = source.read()
+    assert msgspec.json.decode(msgspec.json.encode(status), type=Status) == status
