@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Literal
 
 from agent.errors import Cancelled, Expired, Internal, RequestError, from_code
 from agent.request import (
@@ -11,6 +12,7 @@ from agent.request import (
     Failed,
     Finished,
     FinishReason,
+    Prefilling,
     Queued,
     Request,
     Resume,
@@ -32,6 +34,7 @@ class Answer:
         self.request = request
         self.text = ""
         self.num_prompt = 0
+        self.num_prefilled = 0
         self.submitted_at = time.monotonic()
         self.is_sent = False
         self.is_started = False
@@ -48,6 +51,13 @@ class Answer:
     @property
     def has_tokens(self) -> bool:
         return bool(self._tokens)
+
+    @property
+    def phase(self) -> Literal["queued", "prefill", "decode"]:
+        """What is being done for it now."""
+        if not self.is_started:
+            return "queued"
+        return "decode" if self.has_tokens else "prefill"
 
     @property
     def is_in_engines_hands(self) -> bool:
@@ -69,6 +79,8 @@ class Answer:
                 self.is_queued = True
             case Started():
                 self.is_started = True
+            case Prefilling():
+                self.num_prefilled = event.num_done
             case Delta():
                 self.text += event.text
                 self._tokens += event.tokens

@@ -13,22 +13,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import logs, systemd
+from agent import crash, logs, systemd
+from agent.answer import Answer
 from agent.api.listen import FOLDER_MODE, bind_socket
 from agent.catalog.watch import FolderWatch
 from agent.config import Config
+from agent.counts import Counts
 from agent.engine.messages import Hello, Load
 from agent.engine_client import EngineClient
 from agent.engine_process import COMMAND
 from agent.engine_state import EngineState
 from agent.errors import ConfigError, ModelUnavailable, RequestError
 from agent.hardware.memory import ROOT
+from agent.journal.journal import Journal
 from agent.memory_level import MemoryLevel
 from agent.memory_watch import MemoryWatch
 from agent.model_finder import ModelFinder
+from agent.operations import Operations
 from agent.places import state_folder
 from agent.request import FinishReason
+from agent.rules import Rules
 from agent.status import ModelIdentity, StatusSource
+from agent.vitals import VitalsSource
 
 if TYPE_CHECKING:
     from agent.api.http import HttpServer
@@ -38,6 +44,9 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
 LAST_FRAMES_S = 3.0
+# Names of the journal's notes: a conversation is "session/<client>/<its name>".
+SESSION_NOTES = "session/"
+CRASH_NOTE = "crash"
 
 
 def main(config: Config, engine_command: tuple[str, ...] | None = None, root: Path = ROOT) -> int:
@@ -72,8 +81,16 @@ class App:
             command=engine_command,
             idle_s=config.engine.idle.process_s,
             memory_level=level,
+            rules=Rules(config),
         )
         self._status = StatusSource(config.node, self._engine)
+        self._journal = Journal(
+            config.journal, longest_ttl_s=config.limits.ttl_s, on_findings=self._publish_state, root=root
+        )
+        self._status.watch(lambda: self._journal.findings)
+        self._vitals = VitalsSource(lambda: self._engine.pid, root)
+        self._counts = Counts()
+        self._noted_crash: crash.Crash | None = None
         self._sock = sock
         self._front: MqttFront | None = None
         self._memory_watch = MemoryWatch(self._on_pressure, root)
@@ -84,20 +101,27 @@ class App:
         """Serve until told to stop, then drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            # The loop's handler makes a signal wake it; under a flood of other wake-ups it would lose the
+            # signal itself, so that is taken here.
+            loop.add_signal_handler(number, _nothing)
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._on_signal))
         # The child first: it imports and loads while the fronts are imported here.
         engine = asyncio.create_task(self._engine.run(), name="engine supervisor")
         front, http = await self._build_fronts()
+        await self._recover(front)
         self._front = front
+        self._status.watch(front.findings)
         self._start_watch(loop)
         await http.start()
         log.info("node %s; socket %s", self._config.node, self._config.api.socket)
         tasks = [
             engine,
             asyncio.create_task(front.run(), name="mqtt"),
-            asyncio.create_task(systemd.feed_watchdog(), name="watchdog"),
+            asyncio.create_task(systemd.feed_watchdog(self._what_is_dead), name="watchdog"),
             asyncio.create_task(self._memory_watch.run(), name="memory watch"),
         ]
+        if self._config.metrics.textfile:
+            tasks.append(asyncio.create_task(self._write_metrics(), name="metrics"))
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         done, _ = await asyncio.wait([stop, *tasks[:2]], return_when=asyncio.FIRST_COMPLETED)
         if stop not in done:
@@ -113,8 +137,61 @@ class App:
         from agent.mqtt.front import MqttFront
 
         config = self._config
-        api = build_app(self._engine.dispatcher, self._status, config.limits, dict(config.profiles))
-        return MqttFront(config, self._engine, self._status), HttpServer(api, self._sock)
+        api = build_app(
+            self._engine.dispatcher, self._status, self._counts, config.limits, dict(config.profiles)
+        )
+        engine = self._engine
+        operations = Operations(
+            config, self._finder, self._status, lambda: engine.hello, engine.reload, self._root
+        )
+        front = MqttFront(config, engine, self._status, self._journal, self._vitals, self._counts, operations)
+        return front, HttpServer(api, self._sock)
+
+    async def _recover(self, front: "MqttFront") -> None:
+        """Take up conversations and requests where an earlier daemon left them."""
+        found = await self._journal.start()
+        sessions = self._engine.dispatcher.sessions
+        for name, kept in self._journal.notes(SESSION_NOTES).items():
+            client, _, session = name.removeprefix(SESSION_NOTES).partition("/")
+            sessions.restore((client, session), kept)
+        sessions.on_change = self._note_session
+        if crash_note := self._journal.notes(CRASH_NOTE).get(CRASH_NOTE):
+            self._engine.last_crash = self._noted_crash = crash.decode(crash_note)
+        if found:
+            log.info("the journal holds %d requests of an earlier start", len(found))
+        front.recover(found)
+
+    def _note_crash(self) -> None:
+        """The last crash outlives this daemon: it may be what ends it."""
+        last = self._engine.last_crash
+        if last is not None and last is not self._noted_crash:
+            self._noted_crash = last
+            self._journal.note(CRASH_NOTE, crash.encode(last))
+
+    def _what_is_dead(self) -> str:
+        """Which thread is gone that the daemon cannot do without; "" when all are there."""
+        if self._front is not None and not self._front.is_alive:
+            return "the thread that speaks to the broker is gone"
+        return "" if self._journal.is_alive() else "the journal's thread does not answer"
+
+    async def _write_metrics(self) -> None:
+        metrics = self._config.metrics
+        from agent.exposition import render
+        from agent.metrics import families
+        from agent.textfile import Textfile
+
+        def text() -> str:
+            return render(families(self._status.read(), self._counts, self._vitals.read()))
+
+        textfile = Textfile(str(metrics.textfile), metrics.every_s, text)
+        self._status.watch(textfile.findings)
+        await textfile.run()
+
+    def _note_session(self, key: tuple[str, str], kept: bytes | None, answer: Answer | None) -> None:
+        """Write a conversation down, with the result that has changed it where that is in the journal."""
+        of = (answer.request.client, answer.request.id) if answer else None
+        is_known = of is not None and self._journal.peek(*of) is not None
+        self._journal.note(f"{SESSION_NOTES}{key[0]}/{key[1]}", kept, of=of if is_known else None)
 
     async def _shut_down(
         self, tasks: list[asyncio.Task[None]], front: "MqttFront", http: "HttpServer"
@@ -124,12 +201,13 @@ class App:
         log.info("stopping; %d requests under way", self._engine.dispatcher.num_live)
         self._status.is_stopping = True
         self._engine.dispatcher.close_door()
-        front.publish_state()
+        front.stop()
         await self._engine.dispatcher.drained(DRAIN_S)
         self._engine.dispatcher.cancel_all(FinishReason.CANCELLED)
         await self._engine.dispatcher.drained(LAST_FRAMES_S)
         await front.close()
         await http.stop(LAST_FRAMES_S)
+        await self._journal.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -161,6 +239,7 @@ class App:
         self._status.model = ModelIdentity(
             placement.name, placement.quant, placement.sha256, placement.runs, placement.why
         )
+        self._engine.model_name = f"{placement.name} {placement.quant}"
         self._status.budget = placement.budget
         self._memory_watch.is_cold = not placement.budget.is_warm
         return placement.load
@@ -191,6 +270,7 @@ class App:
 
     def _on_engine_state(self) -> None:
         engine = self._engine
+        self._note_crash()
         log.info("engine: %s%s", engine.state.value, f" ({engine.reason})" if engine.reason else "")
         self._publish_state()
         systemd.notify(STATUS=engine.reason or f"answering as {self._config.node}")
@@ -224,6 +304,10 @@ def _import_fronts() -> None:
     import agent.api.front
     import agent.api.http
     import agent.mqtt.front  # noqa: F401
+
+
+def _nothing() -> None:
+    """See where it is used."""
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ others.
 """
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Callable, Iterable
 
 from agent.admission import Admission
@@ -19,6 +19,7 @@ from agent.config import Limits
 from agent.engine.messages import Cancel, KeyedEvent, Submit, ToEngine
 from agent.errors import Busy, EngineProtocolError, RequestError, TooLarge
 from agent.request import Delta, FinishReason, Request
+from agent.rules import Rules
 from agent.sessions import Sessions
 from agent.suspects import DEATHS_TO_BE_ALONE, Suspects, poisonous
 
@@ -35,10 +36,11 @@ class Dispatcher:
     def __init__(
         self,
         limits: Limits,
+        rules: Rules | None = None,
         on_work: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        self.sessions = Sessions(limits)
+        self.sessions = Sessions(limits, rules=rules)
         # How many answers the engine computes at once, and why none can be had at all, if so.
         self.num_slots = 1
         self.refusal: RequestError | None = None
@@ -47,7 +49,7 @@ class Dispatcher:
         self._send_to_engine: Send | None = None
         self._live: dict[int, Answer] = {}
         self._next_key = 1
-        self._admission = Admission(limits)
+        self._admission = Admission(limits, rules)
         self._suspects = Suspects()
         self._deadlines: dict[Answer, asyncio.TimerHandle] = {}
         self._is_closed = False
@@ -125,9 +127,10 @@ class Dispatcher:
             self._end_cancelled(answer)
 
     def cancel_all(self, reason: FinishReason) -> None:
-        """Stop every live answer."""
+        """Stop every live answer but those that are parked."""
         for answer in list(self._live.values()):
-            self.cancel(answer, reason)
+            if not answer.is_parked:
+                self.cancel(answer, reason)
 
     def park(self, answer: Answer) -> None:
         """Nobody can hear this answer now: the engine forgets it, we keep what there is."""
@@ -175,6 +178,19 @@ class Dispatcher:
         """Nothing can be sent any more."""
         self._send_to_engine = None
 
+    async def answered(self, timeout_s: float) -> None:
+        """Wait until the engine has nothing of ours left; what it has then goes on with the next one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while sent := [answer for answer in self._live.values() if answer.is_sent]:
+                    await sent[0].ended.wait()
+
+    def fail_begun(self, error: RequestError) -> None:
+        """End every answer that has tokens; the others begin from their prompt."""
+        for answer in list(self._live.values()):
+            if answer.has_tokens:
+                self._end(answer, error)
+
     def take(self, item: KeyedEvent) -> None:
         """What the engine says about one answer; ignored where it has ended here."""
         answer = self._live.get(item.key)
@@ -185,8 +201,10 @@ class Dispatcher:
         if isinstance(item.event, Delta) and self._suspects.passed(answer):
             self._pump()
 
-    def begin_again(self, how: str, *, is_somebodys_fault: bool, stuck_s: float | None) -> None:
-        """The engine died: every live answer goes on with the next one, but for the one that is guilty.
+    def begin_again(
+        self, how: str = "", *, is_somebodys_fault: bool = False, stuck_s: float | None = None
+    ) -> None:
+        """The engine has ended: every live answer goes on with the next one, but for the one that is guilty.
 
         `how` it died and `stuck_s`, for how long it had said nothing, are told to that one.
         """
@@ -262,7 +280,7 @@ class Dispatcher:
             return
         del self._live[answer.key]
         self._on_end()
-        self._admission.observe(time.monotonic() - answer.submitted_at)
+        self._admission.note_end(answer)
         if timer := self._deadlines.pop(answer, None):
             timer.cancel()
         self._suspects.forget(answer)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from agent.backoff import Backoff, Retry
 from agent.config import Limits
+from agent.crash import Crash
 from agent.dispatcher import Dispatcher
 from agent.engine.messages import (
     PROTOCOL,
@@ -27,10 +28,12 @@ from agent.engine_state import EngineState
 from agent.errors import (
     EngineProtocolError,
     InsufficientMemory,
+    ModelUnavailable,
     RequestError,
     from_code,
 )
 from agent.memory_level import MemoryLevel
+from agent.rules import Rules
 from agent.slumber import Slumber
 from agent.stall import StallWatch
 
@@ -42,6 +45,8 @@ STALL_S = 60.0
 LOAD_STALL_S = 900.0
 CANCEL_WITHIN_S = 2.0
 RETRY_LOAD_S = 60.0
+# What is being answered when the model is to be another one may take so long.
+RELOAD_WITHIN_S = 30.0
 ASLEEP = "asleep: the next prompt wakes the model"
 
 
@@ -65,6 +70,7 @@ class EngineClient:
         stall_s: float = STALL_S,
         idle_s: float = 0.0,
         memory_level: MemoryLevel | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self.state = EngineState.STARTING
         self.reason = "the engine process is starting"
@@ -72,12 +78,14 @@ class EngineClient:
         self.hello: Hello | None = None
         self.loaded: Loaded | None = None
         self.stats: Stats | None = None
-        self.last_crash: str | None = None
+        self.last_crash: Crash | None = None
+        # What a crash is remembered with: set by whoever chose it.
+        self.model_name = ""
         self.num_restarts = 0
         self.pressure = 0
         self.memory_level = memory_level or MemoryLevel()
         self.slumber = Slumber(idle_s)
-        self.dispatcher = Dispatcher(limits, self._wake, self.slumber.stir)
+        self.dispatcher = Dispatcher(limits, rules, self._wake, self.slumber.stir)
         self._find_model = find_model
         self._look_ahead = look_ahead
         self._on_state = on_state
@@ -86,6 +94,8 @@ class EngineClient:
         self._process: EngineProcess | None = None
         self._retry = Retry(RETRY_LOAD_S)
         self._stall = StallWatch(self._patience_s, stall_s / 10)
+        self._reload = asyncio.Event()
+        self._model_key: str | None = None
         self._has_spoken = False
 
     # ---- what fronts use ---------------------------------------------------------------------
@@ -93,6 +103,11 @@ class EngineClient:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    def reload(self) -> None:
+        """Choose and load again: this child ends once it has answered what it has, within half a minute."""
+        self._reload.set()
+        self._retry.now()
 
     def retry_load(self) -> None:
         """The model folder has changed: try again now if the last load failed."""
@@ -116,6 +131,8 @@ class EngineClient:
                 await self.slumber.until_woken()
                 backoff.reset()
                 continue
+            if self.state is EngineState.RELOADING:
+                continue
             self.num_restarts += 1
             if self.state is EngineState.FAILED:
                 await self._retry.wait()
@@ -129,6 +146,7 @@ class EngineClient:
         self.hello = self.loaded = self.stats = None
         self.dispatcher.refusal = None
         self._retry.begin()
+        self._reload.clear()
         self.memory_level.begin()
         try:
             self._process = process = await EngineProcess.start(self._command)
@@ -137,6 +155,7 @@ class EngineClient:
             return
         watchdog = asyncio.create_task(self._stall.guard(process), name="engine watchdog")
         sandman = asyncio.create_task(self._sleep_when_idle(process), name="engine sleep")
+        reloader = asyncio.create_task(self._end_when_told(process), name="engine reload")
         failure: RequestError | None = None
         try:
             failure = await self._converse(process)
@@ -146,11 +165,14 @@ class EngineClient:
         finally:
             watchdog.cancel()
             sandman.cancel()
+            reloader.cancel()
             # From here on nothing is sent, while the death is still being looked into.
             self._process = self.stats = None
             self.dispatcher.engine_is_gone()
             how = await process.end()
-        if self.state is not EngineState.ASLEEP:
+        if self.state is EngineState.RELOADING:
+            self.dispatcher.begin_again()
+        elif self.state is not EngineState.ASLEEP:
             self._bury(process, how, failure)
 
     async def _converse(self, process: EngineProcess) -> RequestError | None:
@@ -165,9 +187,11 @@ class EngineClient:
                     self._greet(message)
                     await asyncio.wait([ahead])
                     try:
-                        process.send(await asyncio.to_thread(self._find_model, message))
+                        load = await asyncio.to_thread(self._find_model, message)
                     except RequestError as error:
                         return error
+                    self._note_model(load)
+                    process.send(load)
                 case LoadFailed():
                     return from_code(message.code, message.message)
                 case _:
@@ -180,6 +204,14 @@ class EngineClient:
         self.hello, self._has_spoken = hello, True
         log.info("engine process %d: %s; sandbox: %s", hello.pid, hello.build, hello.sandbox or "none")
         self._set_state(EngineState.LOADING, "the model is being loaded")
+
+    def _note_model(self, load: Load) -> None:
+        """Tokens of one model mean nothing to another: answers that have begun cannot go on with it."""
+        if self._model_key not in (None, load.model_key):
+            self.dispatcher.fail_begun(
+                ModelUnavailable("the model was changed while this was answered; send it again with a new id")
+            )
+        self._model_key = load.model_key
 
     def _take(self, message: ToDaemon) -> None:
         match message:
@@ -210,6 +242,15 @@ class EngineClient:
         self._set_state(EngineState.ASLEEP, ASLEEP)
         process.hang_up()
 
+    async def _end_when_told(self, process: EngineProcess) -> None:
+        """End the child gracefully for another one to load what is chosen then."""
+        await self._reload.wait()
+        self.dispatcher.engine_is_gone()
+        await self.dispatcher.answered(RELOAD_WITHIN_S)
+        self._process = None
+        self._set_state(EngineState.RELOADING, "the model is being chosen and loaded again")
+        process.hang_up()
+
     def _patience_s(self) -> float | None:
         """How long the child may be silent now."""
         if self.state is not EngineState.READY:
@@ -232,8 +273,8 @@ class EngineClient:
         is_for_memory = process.was_killed_by_others and self.memory_level.blame(self.pressure)
         if is_for_memory:
             how = f"{how}, out of memory"
-        self.last_crash = f"{how} while {self.state.value}" + (
-            f": {process.reason}" if process.reason else ""
+        self.last_crash = Crash.of(
+            how, self.state.value, process.reason, model=self.model_name, before=self.last_crash
         )
         log.error("the engine ended (%s); last words: %s", how, " / ".join(process.stderr_tail) or "none")
         if not (said_hello or self._has_spoken or is_for_memory):

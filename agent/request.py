@@ -117,6 +117,12 @@ class Started(Struct, frozen=True, tag="started"):
     """The request has a slot: its prompt is being computed."""
 
 
+class Prefilling(Struct, frozen=True, tag="prefilling"):
+    """So many tokens of the prompt are computed; said about once a second until the first token."""
+
+    num_done: int
+
+
 class Delta(Struct, frozen=True, tag="delta"):
     """New text, and all that another engine process needs to continue right after it.
 
@@ -147,7 +153,7 @@ class Failed(Struct, frozen=True, tag="failed"):
     detail: dict[str, Any] = {}
 
 
-Event = Queued | Started | Delta | Finished | Failed
+Event = Queued | Started | Prefilling | Delta | Finished | Failed
 
 
 class Resume(Struct, frozen=True):

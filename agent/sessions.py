@@ -14,14 +14,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct
 
 from agent.admission import FIRST_ANSWER_S
 from agent.answer import Answer
-from agent.config import Limits
+from agent.config import Config, Limits
 from agent.errors import Busy, RateLimited
 from agent.request import Finished, FinishReason, Message, Request
+from agent.rules import Rules
 
 Key = tuple[str, str]
+OnChange = Callable[[Key, bytes | None, Answer | None], None]
+"""A conversation has changed: what to `restore`, or None when it is forgotten; the answer that changed it."""
 # What a message weighs in memory besides its text, so that a thousand empty ones are not free.
 MESSAGE_BYTES = 64
 _RETRY_MS = int(FIRST_ANSWER_S * 1000)
@@ -43,11 +47,22 @@ class _Session:
     used_at: float = 0.0
 
 
+class _Kept(Struct, frozen=True):
+    """What outlives the daemon of a conversation."""
+
+    system: tuple[Message, ...]
+    history: tuple[Message, ...]
+
+
 class Sessions:
     """All conversations of the box, in memory; the least recently used idle ones give way."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float] = time.monotonic, rules: Rules | None = None
+    ) -> None:
+        self.on_change: OnChange = lambda key, kept, answer: None
         self._limits = limits
+        self._rules = rules or Rules(Config(limits=limits))
         self._clock = clock
         self._sessions: OrderedDict[Key, _Session] = OrderedDict()
 
@@ -76,6 +91,15 @@ class Sessions:
         if len(session.line) == 1:
             _begin(session)
 
+    def restore(self, key: Key, kept: bytes) -> None:
+        """Go on with a conversation of an earlier daemon; what cannot be read is left out."""
+        try:
+            found = msgspec.msgpack.decode(kept, type=_Kept)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if len(self._sessions) < self._limits.sessions:
+            self._sessions[key] = _Session(found.system, found.history, used_at=self._clock())
+
     def is_held(self, answer: Answer) -> bool:
         """True while an earlier request of the same session has not ended."""
         if answer.request.session is None:
@@ -96,6 +120,7 @@ class Sessions:
             session.history = _newest_turns(
                 (*messages, Message("assistant", answer.text)), self._limits.session_bytes
             )
+            self.on_change(key, msgspec.msgpack.encode(_Kept(session.system, session.history)), answer)
         if session.line and was_first:
             _begin(session)
         if session.line or session.history or session.system:
@@ -118,7 +143,7 @@ class Sessions:
 
     def _make_room(self, client: str) -> None:
         """Have a place for one more session, of this client and on the box."""
-        most = self._limits.sessions_per_client
+        most = self._rules.limits(client).sessions_per_client
         own = [key for key in self._sessions if key[0] == client]
         if len(own) >= most and not self._evict(own):
             raise RateLimited(
@@ -136,8 +161,12 @@ class Sessions:
         victim = next((key for key in keys if not self._sessions[key].line), None)
         if victim is None:
             return False
-        del self._sessions[victim]
+        self._forget(victim)
         return True
+
+    def _forget(self, key: Key) -> None:
+        del self._sessions[key]
+        self.on_change(key, None, None)
 
     def _forget_expired(self) -> None:
         horizon = self._clock() - self._limits.session_ttl_s
@@ -145,7 +174,7 @@ class Sessions:
             if session.used_at > horizon:
                 return
             if not session.line:
-                del self._sessions[key]
+                self._forget(key)
 
 
 def _key(request: Request) -> Key:

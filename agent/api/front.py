@@ -26,10 +26,11 @@ from agent.answer import Answer
 from agent.api import schemas
 from agent.api.schemas import ChatCompletionRequest, ErrorBody, ModelCard, ModelList, Reply
 from agent.config import NAME, Limits, Profile
+from agent.counts import Counts
 from agent.dispatcher import Dispatcher
 from agent.draft import Draft, to_request
 from agent.errors import BadRequest, Cancelled, Expired, Internal, NotFound, RequestError, TooLarge
-from agent.logs import log_answer
+from agent.logs import MAX_LINES, log_answer, tail
 from agent.status import Status, StatusSource
 
 # JSON escapes and the fields around the text: so much more than the text may a body have.
@@ -40,6 +41,12 @@ NO_USER = "local"
 _NAME = re.compile(NAME)
 
 
+class LogLines(Struct, frozen=True):
+    """The last lines of the daemon's log, oldest first; those with prompts are left out."""
+
+    lines: tuple[str, ...]
+
+
 class Health(Status, frozen=True, kw_only=True):
     """The box's status; `ready` is true when a request would be computed now, if need be after waking."""
 
@@ -47,7 +54,7 @@ class Health(Status, frozen=True, kw_only=True):
 
 
 def build_app(
-    dispatcher: Dispatcher, status: StatusSource, limits: Limits, profiles: dict[str, Profile]
+    dispatcher: Dispatcher, status: StatusSource, counts: Counts, limits: Limits, profiles: dict[str, Profile]
 ) -> Starlette:
     """The ASGI application of the local socket."""
 
@@ -61,12 +68,16 @@ def build_app(
             Health(*msgspec.structs.astuple(now), ready=now.engine.is_ready and now.state != "stopping")
         )
 
-    chat = ChatCompletions(dispatcher, status, limits, profiles)
+    async def log_lines(request: HttpRequest) -> Response:
+        return _json(LogLines(tail(_num_lines(request), has_prompts=False)))
+
+    chat = ChatCompletions(dispatcher, status, counts, limits, profiles)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            Route("/log", log_lines, methods=["GET"]),
         ],
         exception_handlers={
             RequestError: _on_request_error,
@@ -78,14 +89,28 @@ def build_app(
     return app
 
 
+def _num_lines(request: HttpRequest) -> int:
+    """`?lines=N`; all that is kept without it. Raises BadRequest."""
+    text = request.query_params.get("lines", str(MAX_LINES))
+    if not text.isdecimal() or not 0 < int(text[:9]) <= MAX_LINES:
+        raise BadRequest(f"lines: {text[:20]!r} is not allowed; expected 1 to {MAX_LINES}")
+    return int(text)
+
+
 class ChatCompletions:
     """POST /v1/chat/completions, as an ASGI application: it outlives the headers of its response."""
 
     def __init__(
-        self, dispatcher: Dispatcher, status: StatusSource, limits: Limits, profiles: dict[str, Profile]
+        self,
+        dispatcher: Dispatcher,
+        status: StatusSource,
+        counts: Counts,
+        limits: Limits,
+        profiles: dict[str, Profile],
     ) -> None:
         self._dispatcher = dispatcher
         self._status = status
+        self._counts = counts
         self._limits = limits
         self._profiles = profiles
 
@@ -107,6 +132,7 @@ class ChatCompletions:
             self._dispatcher.cancel(answer)
             if answer.terminal is not None:
                 log_answer("http", answer)
+                self._counts.ended(answer)
 
     async def _cancel_when_gone(self, receive: Receive, answer: Answer) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -28,7 +28,7 @@ from agent.engine.slot import Rank
 from agent.engine.threads import ThreadGovernor
 from agent.engine.window import next_cut
 from agent.errors import InsufficientMemory, RequestError
-from agent.request import Failed, Finished, FinishReason, Queued, Started
+from agent.request import Failed, Finished, FinishReason, Prefilling, Queued, Started
 
 log = logging.getLogger(__name__)
 
@@ -348,6 +348,7 @@ class Engine:
         if now < self._stats_due and not self._scheduler.is_idle:
             return
         self._stats_due = now + STATS_EVERY_S
+        self._report_prefills(now)
         elapsed = max(now - self._stats_since, 1e-3)
         self._emit(
             Stats(
@@ -363,3 +364,11 @@ class Engine:
             )
         )
         self._stats_since, self._tokens_since_stats = now, 0
+
+    def _report_prefills(self, now: float) -> None:
+        """Who waits for a first token for more than a moment hears how far its prompt is."""
+        for sequence in self._scheduler.running:
+            is_long = sequence.admitted_at is not None and now - sequence.admitted_at >= STATS_EVERY_S
+            if is_long and not sequence.num_generated and not sequence.is_warmup:
+                done = min(sequence.num_computed, sequence.num_prompt)
+                self._outbox.put(sequence.key, Prefilling(num_done=done))

@@ -21,7 +21,7 @@ N_CTX_START = 512
 # Sequence ids beyond the answers computed at once: where profiles stay resident.
 MAX_PINNED = 8
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME_BYTES = 8 << 20
 HEADER = struct.Struct(">I")
 

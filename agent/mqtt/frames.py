@@ -6,9 +6,14 @@ Tagged structs carry their tag as `type`. Offsets count UTF-8 bytes, times are i
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType
 
+from agent.errors import RequestError
+from agent.mqtt.server import MAX_PUBLISH_BYTES, PUBLISH_OVERHEAD_BYTES
 from agent.request import Timings, Trimmed, Usage
+
+# The largest payload there is, whatever the broker takes.
+MAX_BYTES = MAX_PUBLISH_BYTES - PUBLISH_OVERHEAD_BYTES
 
 
 class _Common(Struct, kw_only=True):
@@ -21,16 +26,16 @@ class _Common(Struct, kw_only=True):
 
 
 class Accepted(_Common, kw_only=True, tag="accepted"):
-    """The request will be answered; the values are those really used."""
+    """The request will be answered; the values are those really used. Small frames leave some out."""
 
-    queue_pos: int
-    boot_id: str
-    max_tokens: int
-    seed: int
-    temperature: float
-    top_p: float
-    ttl_s: float | None
-    priority: int
+    queue_pos: int | UnsetType = UNSET
+    boot_id: str | UnsetType = UNSET
+    max_tokens: int | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    ttl_s: float | UnsetType | None = UNSET
+    priority: int | UnsetType = UNSET
     session: str | UnsetType = UNSET
 
 
@@ -49,36 +54,49 @@ class Chunk(DeltaFrame, kw_only=True, tag="chunk"):
     """A part of an answer too large for one `done`."""
 
 
-class Done(_Common, kw_only=True, tag="done", omit_defaults=True):
+class Done(_Common, kw_only=True, tag="done"):
     """The end: the whole text, or the number and the SHA-256 of the chunks that hold it."""
 
     finish_reason: str
-    usage: Usage
-    timings: Timings
-    trimmed: Trimmed | None = None
-    text: str | None = None
-    chunks: int | None = None
-    sha256: str | None = None
+    text: str | UnsetType = UNSET
+    chunks: int | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
+    trimmed: Trimmed | UnsetType = UNSET
 
 
-class ErrorFrame(_Common, kw_only=True, tag="error", omit_defaults=True):
+class ErrorFrame(_Common, kw_only=True, tag="error"):
     """The end without an answer."""
 
     code: str
     status: int
     message: str
     retryable: bool
-    retry_after_ms: int | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
+    retry_after_ms: int | UnsetType = UNSET
+    detail: dict[str, Any] | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, error: RequestError, **common: Any) -> "ErrorFrame":
+        """The frame of an error; `common` are the fields every frame has."""
+        return cls(
+            **common,
+            code=error.code,
+            status=error.status,
+            message=error.message,
+            retryable=error.retryable,
+            retry_after_ms=UNSET if error.retry_after_ms is None else error.retry_after_ms,
+            detail=error.detail or UNSET,
+        )
 
 
 class Progress(_Common, kw_only=True, tag="progress"):
     """Still at it: where the request is, and how much of its prompt is computed (tokens)."""
 
     phase: Literal["queued", "prefill", "decode"]
-    queue_pos: int
-    prompt_done: int
-    prompt_total: int
+    queue_pos: int | UnsetType = UNSET
+    prompt_done: int | UnsetType = UNSET
+    prompt_total: int | UnsetType = UNSET
 
 
 class StatusPayload(Struct, kw_only=True):

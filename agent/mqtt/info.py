@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.config import Config
+from agent.crash import Crash
 from agent.engine.messages import Forecast
 from agent.engine_client import EngineClient
 from agent.mqtt.payloads import VERSION
@@ -23,6 +24,13 @@ FEATURES = (
     "response_topic",
     "text_payload",
     "schema",
+    "get",
+    "max_frame",
+    "progress",
+    "health",
+    "ctl",
+    "pool",
+    "journal",
 )
 
 
@@ -57,7 +65,16 @@ class BudgetInfo(Struct, frozen=True):
     level: int
 
 
+class ContractInfo(Struct, frozen=True):
+    """The JSON Schema of what is spoken here: a file of the package, and the SHA-256 of its content."""
+
+    file: str
+    sha256: str
+
+
 class Info(Struct, frozen=True):
+    """Retained on `info`."""
+
     v: int
     version: str
     node: str
@@ -69,10 +86,12 @@ class Info(Struct, frozen=True):
     limits: LimitsInfo
     profiles: tuple[str, ...]
     features: tuple[str, ...]
-    last_crash: str | None
+    last_crash: Crash | None
+    contract: ContractInfo
+    pools: tuple[str, ...] = ()
 
 
-def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
+def info_payload(status: Status, config: Config, engine: EngineClient, contract: ContractInfo) -> bytes:
     """The JSON bytes to retain on the info topic."""
     hello, limits = engine.hello, config.limits
     devices: Any = hello.devices if hello else ()
@@ -100,6 +119,8 @@ def info_payload(status: Status, config: Config, engine: EngineClient) -> bytes:
         profiles=tuple(sorted(config.profiles)),
         features=FEATURES,
         last_crash=engine.last_crash,
+        contract=contract,
+        pools=config.mqtt.pools,
     )
     return msgspec.json.encode(info)
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-from agent.draft import Draft, schema_text
+from agent.draft import Draft, left_of, schema_text
 from agent.errors import BadRequest, RequestError, TooLarge, UnsupportedVersion
+from agent.explain import NAME_WORDS, explain, one_line, short
 from agent.mqtt.names import is_name
 from agent.request import (
     MaxTokens,
@@ -23,17 +24,22 @@ from agent.request import (
     TopP,
 )
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 
 VERSION = 1
 MAX_CORRELATION_BYTES = 128
+MIN_FRAME_BYTES, MAX_FRAME_BYTES = 128, 65536
 Ttl = Annotated[float, Meta(gt=0, le=86400 * 365)]
-# Fields of the contract that would change the answer and that this release does not know yet.
-UNSUPPORTED = ("max_frame",)
+MaxFrame = Annotated[int, Meta(ge=MIN_FRAME_BYTES, le=MAX_FRAME_BYTES)]
+# What people wrote: a sentence about it says no more than its size.
+PRIVATE = frozenset({"prompt", "messages", "system", "stop"})
 
 
 class RequestPayload(Struct, frozen=True, kw_only=True):
-    """A JSON request. Unknown fields are ignored, known ones must have their type."""
+    """A JSON request. Unknown fields are ignored, known ones must have their type.
+
+    `sent_at` is Unix time by the device's clock, `max_frame` the bytes of the largest publish it can take.
+    """
 
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
@@ -52,9 +58,11 @@ class RequestPayload(Struct, frozen=True, kw_only=True):
     schema: dict[str, Any] | None = None
     stop: Stop = field(default_factory=list)
     ttl_s: Ttl | None = None
+    sent_at: Annotated[float, Meta(ge=0)] | None = None
     priority: Priority | None = None
     session: str | None = None
     supersede: bool = False
+    max_frame: MaxFrame | None = None
     format: Literal["json", "text"] = "json"
 
 
@@ -87,6 +95,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     reply_to: str | None = None
     reply_qos: int = 0
     is_text_wanted: bool = False
+    max_frame: int | None = None
     tree: dict[str, Any] | None = None
     text: str = ""
 
@@ -116,7 +125,9 @@ def open_envelope(payload: bytes, *, is_json: bool, max_bytes: int) -> tuple[Env
     try:
         tree = msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Envelope(id=make_id()), BadRequest(f"the payload begins like JSON and is not: {error}")
+        return Envelope(id=make_id()), BadRequest(
+            f"the payload begins like JSON and is not: {_not_json(error)}"
+        )
     except RecursionError:
         return Envelope(id=make_id()), BadRequest("the payload is nested too deeply")
     if not isinstance(tree, dict):
@@ -138,11 +149,15 @@ def _open_tree(tree: dict[str, Any]) -> tuple[Envelope, RequestError | None]:
     error: RequestError | None = None
     given, route, qos = tree.get("id"), tree.get("reply_to"), tree.get("reply_qos", 0)
     if not isinstance(qos, int) or isinstance(qos, bool) or qos not in (0, 1):
-        error, qos = BadRequest(f"reply_qos: {_short(qos)} is not allowed; expected 0 or 1"), 0
+        error, qos = BadRequest(f"reply_qos: {short(qos)} is not allowed; expected 0 or 1"), 0
     if route is not None and not isinstance(route, str):
-        error, route = BadRequest(f"reply_to: {_short(route)} is not allowed; expected a topic"), None
+        error, route = BadRequest(f"reply_to: {short(route)} is not allowed; expected a topic"), None
+    frame = tree.get("max_frame")
+    if frame is not None and not _is_frame_size(frame):
+        limits = f"{MIN_FRAME_BYTES} to {MAX_FRAME_BYTES} bytes"
+        error, frame = BadRequest(f"max_frame: {short(frame)} is not allowed; expected {limits}"), None
     if given is not None and not is_name(given):
-        error = BadRequest(f"id: {_short(given)} is not allowed; expected 1 to 64 of A-Z a-z 0-9 _ . -")
+        error = BadRequest(f"id: {short(given)} is not allowed; expected {NAME_WORDS}")
     request_id = given if isinstance(given, str) and is_name(given) else None
     envelope = Envelope(
         id=request_id or make_id(),
@@ -150,24 +165,30 @@ def _open_tree(tree: dict[str, Any]) -> tuple[Envelope, RequestError | None]:
         reply_to=route,
         reply_qos=qos,
         is_text_wanted=tree.get("format") == "text",
+        max_frame=frame,
         tree=tree,
     )
     if tree.get("v", VERSION) != VERSION or isinstance(tree.get("v"), bool):
-        error = UnsupportedVersion(f"v: {_short(tree['v'])} is not spoken here; this box speaks {VERSION}")
+        error = UnsupportedVersion(f"v: {short(tree['v'])} is not spoken here; this box speaks {VERSION}")
     return envelope, error
 
 
-def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tuple[Draft, bool]:
-    """The request in an envelope, and whether it wants its tokens streamed. Raises BadRequest.
+def _is_frame_size(value: object) -> bool:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and MIN_FRAME_BYTES <= value <= MAX_FRAME_BYTES  # type: ignore[operator]
+
+
+def parse_draft(
+    envelope: Envelope, client: str, expiry_s: float | None, now: float | None = None
+) -> tuple[Draft, bool]:
+    """The request in an envelope, and whether it wants its tokens streamed. Raises BadRequest or Expired.
 
     `expiry_s` is MQTT 5's Message Expiry Interval; the shorter of it and the payload's `ttl_s` counts.
+    `now` is Unix time while the box's clock can be believed: then `ttl_s` counts from `sent_at`.
     """
     if envelope.tree is None:
         messages = (Message("user", envelope.text),)
         return Draft(client=client, id=envelope.id, messages=messages, ttl_s=expiry_s), True
-    for name in UNSUPPORTED:
-        if envelope.tree.get(name):
-            raise BadRequest(f"{name}: is not supported by this release; leave it out")
     payload = _convert(envelope.tree, RequestPayload)
     draft = Draft(
         client=client,
@@ -186,7 +207,8 @@ def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tupl
         schema=None if payload.schema is None else schema_text(payload.schema),
         seed=payload.seed,
         stop=tuple(payload.stop),
-        ttl_s=min((s for s in (payload.ttl_s, expiry_s) if s is not None), default=None),
+        ttl_s=min((s for s in (_ttl_left(payload, now), expiry_s) if s is not None), default=None),
+        sent_at=payload.sent_at,
         priority=payload.priority,
         session=payload.session,
         supersede=payload.supersede,
@@ -197,15 +219,47 @@ def parse_draft(envelope: Envelope, client: str, expiry_s: float | None) -> tupl
 
 def parse_cancel(payload: bytes, max_bytes: int) -> CancelPayload:
     """Which requests to cancel. Raises BadRequest or TooLarge."""
-    if len(payload) > max_bytes:
-        raise TooLarge(f"the cancel has {len(payload)} bytes; at most {max_bytes} are taken")
-    try:
-        cancel = msgspec.json.decode(payload, type=CancelPayload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f'a cancel is {{"id":"..."}} or {{"all":true}}: {error}') from error
+    cancel = _parse(payload, CancelPayload, max_bytes, 'a cancel is {"id":"..."} or {"all":true}')
     if not cancel.all and not is_name(cancel.id):
         raise BadRequest('a cancel is {"id":"..."} or {"all":true}')
     return cancel
+
+
+def parse_get(payload: bytes, max_bytes: int) -> GetPayload:
+    """Whose state or result is wanted again. Raises BadRequest or TooLarge."""
+    get = _parse(payload, GetPayload, max_bytes, 'a get is {"id":"..."}')
+    _check_id(get.id)
+    return get
+
+
+def parse_ctl(payload: bytes, max_bytes: int) -> CtlPayload:
+    """An operator's question, with an id; nothing at all is one without fields. Raises BadRequest or
+    TooLarge."""
+    ctl = _parse(payload.strip() or b"{}", CtlPayload, max_bytes, 'a question is {"id":"..."}, or nothing')
+    if ctl.id is None:
+        return msgspec.structs.replace(ctl, id=make_id())
+    _check_id(ctl.id)
+    return ctl
+
+
+def _check_id(given: str) -> None:
+    if not is_name(given):
+        raise BadRequest(f"id: {short(given)} is not allowed; expected {NAME_WORDS}")
+
+
+def _parse(payload: bytes, kind: type[T], max_bytes: int, usage: str) -> T:
+    """A small payload as a struct; `usage` is how it looks. Raises BadRequest or TooLarge."""
+    if len(payload) > max_bytes:
+        raise TooLarge(f"the payload has {len(payload)} bytes; at most {max_bytes} are taken")
+    try:
+        tree = msgspec.json.decode(payload)
+    except RecursionError as error:
+        raise BadRequest(f"{usage}; this is nested too deeply") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{usage}: {_not_json(error)}") from error
+    if not isinstance(tree, dict):
+        raise BadRequest(usage)
+    return _convert(tree, kind)
 
 
 def _messages(payload: RequestPayload) -> tuple[Message, ...]:
@@ -218,15 +272,21 @@ def _messages(payload: RequestPayload) -> tuple[Message, ...]:
     return (Message("user", payload.prompt),)
 
 
+def _ttl_left(payload: RequestPayload, now: float | None) -> float | None:
+    if payload.ttl_s is None or payload.sent_at is None or now is None:
+        return payload.ttl_s
+    return left_of(payload.ttl_s, payload.sent_at, now)
+
+
 def _convert(tree: dict[str, Any], kind: type[T]) -> T:
     try:
         return msgspec.convert(tree, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        name = f"{path.rstrip('`')}: " if path else ""
-        raise BadRequest(f"{name}{reason.replace('`', '')}") from error
+    except RecursionError as error:
+        raise BadRequest("the payload is nested too deeply") from error
+    except msgspec.ValidationError as error:
+        raise BadRequest(explain(tree, kind, str(error), PRIVATE)[1]) from error
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _not_json(error: Exception) -> str:
+    """What the parser stumbled over, without its notes on our types."""
+    return one_line(error).partition(" - at `")[0]

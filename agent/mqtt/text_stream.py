@@ -2,41 +2,61 @@
 
 Text on the reply topic, an empty payload on `<reply>/done` at the end, `code: message` on
 `<reply>/error` where there is no answer; nothing else. There are no offsets, so what was published
-at QoS 0 just before the connection broke may be missing: ask for `reply_qos` 1 to have it all.
+at QoS 0 just before the connection broke may be missing (ask for `reply_qos` 1 to have it all), and
+after a restart of the daemon the text begins again.
 """
 
 from agent.answer import Answer
 from agent.errors import RequestError
-from agent.journal import Final
+from agent.journal.journal import Final
 from agent.mqtt.stream import Stream
 from agent.request import Finished, Request
 
-# No character has more than four bytes in UTF-8.
-BYTES_PER_CHAR = 4
+DONE, ERROR = "/done", "/error"
 
 
 class TextStream(Stream):
     """See stream.Stream."""
 
+    @property
+    def room(self) -> int:
+        return super().room - len(ERROR)
+
     def accept(self, request: Request, queue_pos: int) -> None:
         """Bare text has no word for it."""
 
-    def say(self, text: str) -> None:
-        self.publish_piece(text.encode())
+    def progress(self, answer: Answer, queue_pos: int) -> None:
+        """Nor for this."""
 
-    async def catch_up(self, text: str, max_bytes: int) -> None:
+    def say(self, text: str) -> int:
+        payload = _beginning(text, self.room)
+        self.publish_piece(payload)
+        return len(payload.decode())
+
+    async def catch_up(self, text: str) -> None:
         """Nothing said before can be said again without doubling it: go on from there."""
 
-    def done(self, finished: Finished, text: str, max_bytes: int) -> tuple[Final, ...]:
-        size = max(1, max_bytes // BYTES_PER_CHAR)
-        rest = range(self.num_chars, len(text), size)
-        return (*(Final(text[start : start + size].encode()) for start in rest), Final(b"", "/done"))
+    def done(self, finished: Finished, text: str) -> tuple[Final, ...]:
+        return self._finals(text[self.num_chars :])
 
-    def repeatable(self, finals: tuple[Final, ...], answer: Answer, max_bytes: int) -> tuple[Final, ...]:
+    def kept(self, finals: tuple[Final, ...], answer: Answer) -> tuple[Final, ...]:
         """The whole text: whoever asks again has not got what was said along the way."""
-        self.num_chars = 0
-        return self.terminal_frames(answer, max_bytes)
+        return self._finals(answer.text) if finals[-1].suffix == DONE else finals
 
-    def error(self, error: RequestError, max_bytes: int) -> tuple[Final, ...]:
-        text = f"{error.code}: {error.message}"[: max_bytes // BYTES_PER_CHAR]
-        return (Final(text.encode(), "/error"),)
+    def error(self, error: RequestError) -> tuple[Final, ...]:
+        return (Final(_beginning(f"{error.code}: {error.message}", self.room), ERROR),)
+
+    def _finals(self, text: str) -> tuple[Final, ...]:
+        parts = []
+        while text:
+            part = _beginning(text, self.room)
+            parts.append(Final(part))
+            text = text[len(part.decode()) :]
+        return (*parts, Final(b"", DONE))
+
+
+def _beginning(text: str, max_bytes: int) -> bytes:
+    """As many whole characters as fit; at least one."""
+    payload = text[:1].encode()
+    cut = text.encode()[: max(max_bytes, len(payload))]
+    return cut.decode(errors="ignore").encode() or payload

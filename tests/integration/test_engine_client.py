@@ -167,7 +167,7 @@ async def test_a_dying_engines_last_words_are_kept() -> None:
         with pytest.raises(Internal):
             await asyncio.wait_for(client.dispatcher.submit(request("ASSERT")).finished(), 30)
         assert client.last_crash is not None
-        assert client.last_crash.startswith("SIGABRT while ready: ggml.c:3210: GGML_ASSERT(a->ne[2]")
+        assert client.last_crash.sentence.startswith("SIGABRT while ready: ggml.c:3210: GGML_ASSERT(a->ne[2]")
         end = await asyncio.wait_for(client.dispatcher.submit(request(max_tokens=3)).finished(), 30)
         assert end.usage.completion == 3
 

@@ -22,6 +22,7 @@ from agent.api.front import BODY_FACTOR, build_app
 from agent.api.http import HttpServer
 from agent.api.listen import bind_socket
 from agent.config import Limits, Profile
+from agent.counts import Counts
 from agent.engine_client import EngineState
 from agent.errors import Busy, ConfigError, ContextOverflow, Internal, RateLimited, RequestError
 from agent.request import FinishReason, Message
@@ -50,7 +51,7 @@ def engine() -> ScriptedEngine:
 async def server(path: Path, engine: ScriptedEngine) -> AsyncIterator[HttpServer]:
     """The front on its socket, with a model that is called tiny and one profile."""
     status = StatusSource("box", engine, ModelIdentity("tiny", "Q4_0", "00"))
-    app = build_app(engine.dispatcher, status, LIMITS, {"attic": Profile(system="You know dust.")})
+    app = build_app(engine.dispatcher, status, Counts(), LIMITS, {"attic": Profile(system="You know dust.")})
     server = HttpServer(app, bind_socket(str(path), None))
     await server.start()
     yield server

@@ -96,7 +96,8 @@ async def test_an_oom_kill_lowers_the_level_and_the_answer_goes_on(tmp_path: Pat
             assert level.level == expected
             await until(lambda: client.state is EngineState.READY)
         assert client.num_restarts == 3
-        assert client.last_crash == "SIGKILL, out of memory while ready"
+        assert client.last_crash is not None
+        assert client.last_crash.sentence == "SIGKILL, out of memory while ready"
 
 
 @pytest.mark.anyio

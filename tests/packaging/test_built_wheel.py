@@ -14,7 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DATA_FILES = {
     f"agent/data/{name}"
-    for name in ("manifest.yaml", "manifest.schema.json", "tampu.yaml", "tampu.service", "tampu-gpu.conf")
+    for name in (
+        *("manifest.yaml", "manifest.schema.json", "tampu.yaml", "tampu.service", "tampu-gpu.conf"),
+        *("mosquitto/tampu.conf", "mosquitto/tampu.acl", "mosquitto/bridge.conf"),
+    )
 }
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -13,10 +14,18 @@ from paho.mqtt.properties import Properties
 from agent.client import Receiver
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A name and its password."""
+
+    user: str
+    password: str
+
+
 class Device:
     """Connected while in its `with` block; subscribes to `filters` at QoS 1 on every connect."""
 
-    def __init__(self, port: int, *filters: str, is_v5: bool = True) -> None:
+    def __init__(self, port: int, *filters: str, is_v5: bool = True, login: Login | None = None) -> None:
         self.messages: list[mqtt.MQTTMessage] = []
         self._filters = filters
         self._port = port
@@ -25,6 +34,8 @@ class Device:
         self.is_v5 = is_v5
         protocol = MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+        if login is not None:
+            self._client.username_pw_set(login.user, login.password)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe([(name, 1) for name in filters])
         self._client.on_subscribe = lambda *_: self._subscribed.set()
@@ -40,9 +51,12 @@ class Device:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def publish_soon(self, topic: str, payload: dict[str, Any]) -> None:
-        """Send at QoS 1 without waiting."""
-        self._client.publish(topic, json.dumps(payload), 1)
+    def publish_soon(
+        self, topic: str, payload: bytes | dict[str, Any], *, qos: int = 1, **properties: Any
+    ) -> None:
+        """Send without waiting. Properties are paho's names (ResponseTopic=...)."""
+        body = json.dumps(payload) if isinstance(payload, dict) else payload
+        self._client.publish(topic, body, qos, False, _properties(properties))
 
     def publish(
         self,
@@ -56,12 +70,7 @@ class Device:
         """Send, and wait for the PUBACK. Properties are paho's names (ResponseTopic=...)."""
         if isinstance(payload, dict):
             payload = json.dumps(payload)
-        given: Any = None
-        if properties:
-            given = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            for name, value in properties.items():
-                setattr(given, name, value)
-        self._client.publish(topic, payload, qos, retain, given).wait_for_publish(10)
+        self._client.publish(topic, payload, qos, retain, _properties(properties)).wait_for_publish(10)
 
     def frames(self, topic_part: str = "/response/") -> list[dict[str, Any]]:
         """The JSON payloads received so far on topics that hold this."""
@@ -118,3 +127,12 @@ class Device:
         with self._changed:
             self.messages.append(message)
             self._changed.notify_all()
+
+
+def _properties(values: dict[str, Any]) -> Any:
+    if not values:
+        return None
+    given = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(given, name, value)
+    return given

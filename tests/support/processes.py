@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,35 @@ class Mosquitto:
         )
         self._process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def including(cls, folder: Path, included: str, port: int, main: str = "") -> "Mosquitto":
+        """One whose configuration lies in conf.d, under a main file like Debian's; it listens on `port`."""
+        conf_d = folder / "conf.d"
+        conf_d.mkdir()
+        (conf_d / "tampu.conf").write_text(included)
+        made = cls(folder)
+        made.port = port
+        user = "user root\n" if os.geteuid() == 0 else ""
+        made._config.write_text(
+            f"{user}persistence true\npersistence_location {folder}/\n{main}include_dir {conf_d}\n"
+        )
+        return made
+
     def start(self) -> None:
         binary = find_mosquitto()
         assert binary, "mosquitto is not installed; run: sudo apt-get install mosquitto mosquitto-clients"
         self._process = subprocess.Popen([binary, "-c", str(self._config)], stderr=subprocess.DEVNULL)
         wait_until(self._listens, "mosquitto listens")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It accepts connections and reads nothing: SIGSTOP, and SIGCONT at the end."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process:
@@ -84,7 +108,9 @@ class Daemon:
         self.socket = folder / "t.sock"
         self.log = folder / "daemon.log"
         config = folder / "tampu.yaml"
-        config.write_text(yaml.safe_dump({"api": {"socket": str(self.socket)}, **tree}))
+        # Its own journal: the ids of tests are the same again and again.
+        own = {"api": {"socket": str(self.socket)}, "journal": {"folder": str(folder / "state")}}
+        config.write_text(yaml.safe_dump({**own, **tree}))
         self._command = [*command, str(config), *after]
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -17,7 +17,7 @@ ONE_DOOR = {
         "the scheduler is tested without a model, and a loader bug has one place to be caught in",
     ),
     "paho": (
-        {"agent.mqtt.client", "agent.client"},
+        {"agent.mqtt.paho_client", "agent.client"},
         "its callbacks run on its own thread: they are kept in one room (the device's client stands alone)",
     ),
     "yaml": (

@@ -15,7 +15,9 @@ import pytest
 from agent import __version__
 from agent.cli import ask, status
 from agent.cli.main import main
+from agent.crash import Crash
 from agent.errors import Busy, ConfigError, Internal, RateLimited, TampuError
+from agent.findings import Finding, Severity
 from agent.status import EngineStatus, Memory, ModelStatus, Status
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +72,7 @@ def test_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert (caught.value.code, capsys.readouterr().out) == (0, f"tampu {__version__}\n")
 
 
-@pytest.mark.parametrize("verb", ["ask", "status", "doctor", "config", "run"])
+@pytest.mark.parametrize("verb", ["ask", "status", "doctor", "config", "run", "report"])
 def test_the_help_of_each_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One that could be typed."""
     with pytest.raises(SystemExit) as caught:
@@ -329,7 +331,7 @@ STATUS = Status(
     cells_total=4096,
     tokens_per_s=12.34,
     engine_restarts=1,
-    last_crash="signal SIGKILL while ready",
+    last_crash=Crash(how="SIGKILL", phase="ready", at=1_780_000_000.0),
     memory=Memory(daemon_rss_bytes=30 << 20, engine_rss_bytes=512 << 20),
     engine=EngineStatus(state="ready", for_s=61.0),
 )
@@ -358,7 +360,7 @@ def test_the_screen_says_it_in_aligned_lines() -> None:
         "kv cells  [#####...............] 1024/4096\n"
         "speed     12.3 tok/s\n"
         "memory    daemon 30 MiB, engine 512 MiB resident\n"
-        "restarts  1 (last: signal SIGKILL while ready)"
+        "restarts  1 (last: SIGKILL while ready, 2026-05-28 20:26 UTC)"
     )
 
 
@@ -403,6 +405,17 @@ def test_a_sleeping_engine_is_said_to_sleep() -> None:
     engine = EngineStatus(state="ready", for_s=5.0, is_context_free=True)
     lines = status.render(msgspec.structs.replace(STATUS, engine=engine)).splitlines()
     assert lines[3] == "engine    ready for 5 s, its context given back"
+
+
+def test_an_earlier_death_and_findings_stand_on_the_screen() -> None:
+    """What is to be mended is below the figures, with the step."""
+    crash = Crash(how="SIGKILL", phase="ready", count=0)
+    findings = (Finding(Severity.WARNING, "x", "The disk is full.", "Make room."),)
+    changed = msgspec.structs.replace(STATUS, engine_restarts=0, last_crash=crash, findings=findings)
+    assert status.render(changed).splitlines()[-2:] == [
+        "restarts  0 (before this start: SIGKILL while ready)",
+        "warning   The disk is full. Make room.",
+    ]
 
 
 @pytest.mark.parametrize(

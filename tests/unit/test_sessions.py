@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.answer import Answer
-from agent.config import Limits
+from agent.config import ClientRules, Config, Limits
 from agent.errors import Busy, Cancelled, RateLimited
 from agent.request import (
     Delta,
@@ -19,6 +19,7 @@ from agent.request import (
     Timings,
     Usage,
 )
+from agent.rules import Rules
 from agent.sessions import MESSAGE_BYTES, Sessions
 
 NOTHING = Usage(0, 0, 0), Timings(0, 0, 0)
@@ -47,9 +48,9 @@ class Clock:
 class Room:
     """Sessions, and what the engine client does to them."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, rules: Rules | None = None) -> None:
         self.clock = Clock()
-        self.sessions = Sessions(limits or Limits(), self.clock)
+        self.sessions = Sessions(limits or Limits(), self.clock, rules)
         self._next_key = 1
 
     def ask(
@@ -345,3 +346,17 @@ def check(room: Room, limits: Limits, kept, lines) -> None:  # type: ignore[no-u
             history = () if replaces else room.sessions.history(client, name)
             assert running.request.messages == (*history, user(question))
             assert room.sessions.under_way(line[0][0].request) == [answer for answer, *_ in line]
+
+
+def test_a_client_s_rules_cut_its_sessions_down() -> None:
+    """One at a time for whom the table says so; its idle one gives way to a new one."""
+    room = Room(rules=Rules(Config(clients={"c": ClientRules(sessions=1)})))
+    room.talk("x", session="first")
+    busy = room.ask("x", session="second")
+    assert room.sessions.history("c", "first") == ()
+    with pytest.raises(RateLimited, match="has 1 sessions"):
+        room.ask("x", session="third")
+    room.ask("x", session="third", client="other")
+    room.ask("x", session="fourth", client="other")
+    room.end(busy)
+    room.ask("x", session="third")

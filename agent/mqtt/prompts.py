@@ -1,0 +1,338 @@
+"""The prompts of devices: each taken in once, answered once, whatever dies in between.
+
+    message -> Door -> Draft -> Request -> journal -> PUBACK, accepted
+                                  `-> dispatcher -> Answer -> Stream -> deltas, journal, done
+
+A request is in the journal before its device hears `accepted` and its broker the PUBACK; a result is
+there before it is published, and stays until the broker has acknowledged it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agent.answer import Answer
+from agent.config import Config
+from agent.counts import Counts
+from agent.dispatcher import Dispatcher
+from agent.draft import to_request
+from agent.errors import Cancelled, Expired, NotFound, RequestError
+from agent.hardware.clock import is_synchronised
+from agent.journal.journal import Entry, Final, Journal
+from agent.logs import log_answer
+from agent.mqtt import intent as intents
+from agent.mqtt import payloads
+from agent.mqtt.client import Incoming
+from agent.mqtt.door import Arrival, Door
+from agent.mqtt.inbox import Safe
+from agent.mqtt.intent import Intent
+from agent.mqtt.json_stream import Box, JsonStream
+from agent.mqtt.link import Link
+from agent.mqtt.payloads import Envelope
+from agent.mqtt.route import Route
+from agent.mqtt.stream import Audience, Stream
+from agent.mqtt.text_stream import TextStream
+from agent.mqtt.topics import Topics
+from agent.rules import Rules
+
+log = logging.getLogger(__name__)
+
+# Answers and refusals under way at once.
+MAX_DELIVERIES = 512
+# A cancel may overtake its request: so long, and so many, are remembered.
+TOMBSTONE_S = 60.0
+MAX_TOMBSTONES = 256
+LOOKS_EVERY_S = 1.0
+PROGRESS_EVERY_S = 5.0
+# So long, and so much text, an answer goes on while no broker is there.
+UNHEARD_S = 30.0
+UNHEARD_CHARS = 64 << 10
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Live:
+    """A request between its journal entry and its result."""
+
+    entry: Entry
+    answer: Answer
+    stream: Stream
+    is_streamed: bool
+    progress_at: float
+
+
+class Prompts:
+    """`on_room` is called when something has been delivered: there is room for more."""
+
+    def __init__(
+        self,
+        config: Config,
+        dispatcher: Dispatcher,
+        journal: Journal,
+        link: Link,
+        topics: Topics,
+        box: Box,
+        counts: Counts,
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._dispatcher = dispatcher
+        self._journal = journal
+        self._link = link
+        self._door = Door(topics, config.limits.request_bytes)
+        self._box = box
+        self._counts = counts
+        self._rules = Rules(config)
+        self._on_room = on_room
+        self._audience = Audience()
+        self._live: dict[Key, Live] = {}
+        self._tombstones: OrderedDict[Key, float] = OrderedDict()
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._down_since: float | None = time.monotonic()
+
+    @property
+    def is_full(self) -> bool:
+        """True while too much is under way to look at another message."""
+        return len(self._deliveries) >= MAX_DELIVERIES
+
+    async def run(self) -> None:
+        """Say every few seconds where things are, and park what nobody can hear; until cancelled."""
+        while True:
+            await asyncio.sleep(LOOKS_EVERY_S)
+            now = time.monotonic()
+            for live in list(self._live.values()):
+                self._look_after(live, now)
+
+    def on_stop(self) -> None:
+        """The daemon is stopping: what nobody can hear now is for the next one."""
+        if self._link.connection is None:
+            for live in self._live.values():
+                self._dispatcher.park(live.answer)
+
+    async def close(self, timeout_s: float) -> None:
+        """Give the last frames a moment; what is not delivered then is in the journal."""
+        if self._deliveries and self._link.connection is not None:
+            await asyncio.wait(self._deliveries, timeout=timeout_s)
+        for task in self._deliveries:
+            task.cancel()
+
+    def on_up(self) -> None:
+        """There is a broker again."""
+        self._down_since = None
+        for live in self._live.values():
+            self._dispatcher.unpark(live.answer)
+
+    def on_down(self) -> None:
+        """The broker is gone."""
+        self._down_since = time.monotonic()
+
+    # ---- messages ----------------------------------------------------------------------------
+
+    def take(
+        self, client: str, message: Incoming, pool: str | None = None, *, is_stale: bool = False
+    ) -> Safe:
+        """A request has come. `is_stale`: it lay with the broker for longer than a request may live that
+        does not say for how long."""
+        arrival = self._door.open(client, message, pool)
+        try:
+            if arrival.error is not None:
+                raise arrival.error
+            entry = self._journal.find(client, arrival.envelope.id, message.payload)
+            return self._admit(arrival, is_stale) if entry is None else self._repeat(entry, arrival)
+        except RequestError as refusal:
+            self._refuse(arrival.client, arrival.envelope, arrival.route, refusal)
+            return None
+
+    def cancel(self, client: str, message: Incoming) -> None:
+        """Stop one request of this client, or all of them."""
+        try:
+            cancel = payloads.parse_cancel(message.payload, self._config.limits.request_bytes)
+        except RequestError as error:
+            self._refuse_unnamed(client, message, error)
+            return
+        wanted = [key for key in self._live if key[0] == client and (cancel.all or key[1] == cancel.id)]
+        for key in wanted:
+            self._dispatcher.cancel(self._live[key].answer)
+        if not wanted and cancel.id is not None:
+            self._tombstones[client, cancel.id] = time.monotonic() + TOMBSTONE_S
+            while len(self._tombstones) > MAX_TOMBSTONES:
+                self._tombstones.popitem(last=False)
+
+    def get(self, client: str, message: Incoming) -> None:
+        """Say again where a request of this client is, or how it ended."""
+        try:
+            wanted = payloads.parse_get(message.payload, self._config.limits.request_bytes)
+        except RequestError as error:
+            self._refuse_unnamed(client, message, error)
+            return
+        route, mistake = self._door.way_back(client, wanted.id, message)
+        entry = self._journal.peek(client, wanted.id)
+        if mistake is not None or entry is None:
+            unknown = NotFound(f"id {wanted.id!r} is not known here; send the request (again)")
+            self._refuse(client, Envelope(id=wanted.id), route, mistake or unknown)
+        elif live := self._live.get((client, wanted.id)):
+            live.stream.reroute(route if message.response_topic is not None else live.stream.route)
+            live.stream.progress(live.answer, self._dispatcher.queue_pos(live.answer))
+        else:
+            self._say_again(entry, self.stream(wanted.id, route, run=entry.run))
+
+    # ---- a request's life --------------------------------------------------------------------
+
+    def _admit(self, arrival: Arrival, is_stale: bool) -> Safe:
+        client, envelope = arrival.client, arrival.envelope
+        draft, is_streamed = payloads.parse_draft(
+            envelope, client, arrival.message.expiry_s, _believable_now()
+        )
+        if is_stale and draft.ttl_s is None:
+            raise Expired("the request waited with the broker for minutes; send it again, with a ttl_s")
+        request = to_request(draft, self._config.limits, self._config.profiles, self._rules.of(client))
+        if self._tombstones.get((client, envelope.id), 0.0) > time.monotonic():
+            raise Cancelled("the request was cancelled before it arrived")
+        answer = self._dispatcher.submit(
+            request, supersede=draft.supersede, replaces_history=draft.replaces_history
+        )
+        kept = Intent(request, arrival.route, envelope.is_text_wanted, is_streamed, draft.replaces_history)
+        entry = self._journal.open(
+            client, envelope.id, arrival.message.payload, intent=intents.encode(kept), ttl_s=request.ttl_s
+        )
+        self.begin(entry, answer, kept)
+        return asyncio.ensure_future(self._journal.committed(entry))
+
+    def begin(self, entry: Entry, answer: Answer, intent: Intent) -> None:
+        """Say what becomes of an answer, to the end."""
+        stream = self.stream(
+            entry.id,
+            intent.route,
+            run=entry.run,
+            is_text=intent.is_text,
+            on_unheard=lambda: self._on_unheard(entry, answer),
+        )
+        live = Live(entry, answer, stream, intent.is_streamed, time.monotonic())
+        self._live[entry.client, entry.id] = live
+        self.spawn(self._serve(live), f"answer {entry.client}/{entry.id}")
+
+    async def _serve(self, live: Live) -> None:
+        entry, answer, stream = live.entry, live.answer, live.stream
+        try:
+            await self._journal.committed(entry)
+            stream.accept(answer.request, self._dispatcher.queue_pos(answer))
+            if live.is_streamed:
+                await stream.follow(answer)
+            await answer.ended.wait()
+            log_answer("mqtt", answer)
+            self._counts.ended(answer)
+            finals = stream.terminal_frames(answer)
+            self._journal.end(entry, stream.kept(finals, answer))
+        except Exception:
+            # A bug of ours: rather asked again than answered wrongly or held for ever.
+            self._journal.drop(entry)
+            raise
+        finally:
+            del self._live[entry.client, entry.id]
+            self._dispatcher.cancel(answer)
+        await self.deliver(entry, stream, finals)
+
+    async def deliver(self, entry: Entry, stream: Stream, finals: tuple[Final, ...]) -> None:
+        """Publish a result that is in the journal, until the broker has it."""
+        await self._journal.committed(entry)
+        await stream.deliver(finals)
+        self._journal.delivered(entry)
+
+    def _repeat(self, entry: Entry, arrival: Arrival) -> Safe:
+        """A duplicate: `accepted` again while the request lives, its result when it has ended."""
+        live = self._live.get((entry.client, entry.id))
+        if live is None:
+            envelope = arrival.envelope
+            self._say_again(
+                entry, self.stream(entry.id, arrival.route, run=entry.run, is_text=envelope.is_text_wanted)
+            )
+            return None
+        if arrival.route != live.stream.route and (kept := intents.decode(entry.intent)):
+            again = msgspec.structs.replace(kept, route=arrival.route)
+            self._journal.change_intent(entry, intents.encode(again))
+        live.stream.reroute(arrival.route)
+        self.spawn(self._accept_again(live), f"again {entry.client}/{entry.id}")
+        return asyncio.ensure_future(self._journal.committed(entry))
+
+    async def _accept_again(self, live: Live) -> None:
+        await self._journal.committed(live.entry)
+        live.stream.accept(live.answer.request, self._dispatcher.queue_pos(live.answer))
+
+    def _say_again(self, entry: Entry, stream: Stream) -> None:
+        name = f"repeat {entry.client}/{entry.id}"
+        if all(task.get_name() != name for task in self._deliveries):
+            self.spawn(self._tell_result(entry, stream), name)
+
+    async def _tell_result(self, entry: Entry, stream: Stream) -> None:
+        try:
+            finals = await self._journal.finals(entry)
+        except RequestError as error:
+            finals = stream.error(error)
+        await stream.deliver(finals)
+
+    def _on_unheard(self, entry: Entry, answer: Answer) -> None:
+        if answer.terminal is None and answer.cancel_reason is None:
+            log.info("nobody listens for %s/%s any more; it is cancelled", entry.client, entry.id)
+            self._dispatcher.cancel(answer)
+
+    def _look_after(self, live: Live, now: float) -> None:
+        if self._link.connection is not None:
+            if now - live.progress_at >= PROGRESS_EVERY_S:
+                live.progress_at = now
+                live.stream.progress(live.answer, self._dispatcher.queue_pos(live.answer))
+            return
+        is_long = self._down_since is not None and now - self._down_since >= UNHEARD_S
+        if is_long or len(live.answer.text) - live.stream.num_chars > UNHEARD_CHARS:
+            self._dispatcher.park(live.answer)
+
+    # ---- ways back ---------------------------------------------------------------------------
+
+    def stream(
+        self,
+        request_id: str,
+        route: Route,
+        run: int = 1,
+        *,
+        is_text: bool = False,
+        on_unheard: Callable[[], None] = lambda: None,
+    ) -> Stream:
+        """A way back on this route."""
+        if is_text:
+            return TextStream(self._link, route, self._audience, on_unheard)
+        return JsonStream(self._link, route, self._box, request_id, run, self._audience, on_unheard)
+
+    def _refuse(self, client: str, envelope: Envelope, route: Route, error: RequestError) -> None:
+        log.info("refused %s/%s: %s: %s", client, envelope.id, error.code, error.message)
+        self._counts.refused(error)
+        if self._link.connection is None:
+            return
+        stream = self.stream(envelope.id, route, is_text=envelope.is_text_wanted)
+        self.spawn(stream.deliver(stream.error(error)), f"refusal {client}/{envelope.id}")
+
+    def _refuse_unnamed(self, client: str, message: Incoming, error: RequestError) -> None:
+        envelope = Envelope(id=payloads.make_id())
+        self._refuse(client, envelope, self._door.way_back(client, envelope.id, message)[0], error)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Something that has to be told, at its own pace."""
+        task = asyncio.create_task(work, name=name)
+        self._deliveries.add(task)
+        task.add_done_callback(self._on_delivered)
+
+    def _on_delivered(self, task: asyncio.Task[None]) -> None:
+        self._deliveries.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s failed", task.get_name(), exc_info=error)
+        self._on_room()
+
+
+def _believable_now() -> float | None:
+    """Unix time; None while nobody keeps this box's clock right."""
+    return time.time() if is_synchronised() else None

@@ -1,0 +1,85 @@
+"""After a restart: what an earlier daemon had accepted goes on, and what it had not delivered is."""
+
+import logging
+
+import msgspec
+
+from agent.answer import Answer
+from agent.dispatcher import Dispatcher
+from agent.errors import Expired, Internal, RequestError
+from agent.journal.journal import EntryState, Journal, Recovered
+from agent.mqtt import intent as intents
+from agent.mqtt.intent import Intent
+from agent.mqtt.prompts import Prompts
+
+log = logging.getLogger(__name__)
+
+# A request that has seen more daemons than this is computed with nobody beside it: it may be what ends them.
+TRUSTED_RUNS = 3
+
+
+class Recovery:
+    """Used once, before the first message arrives."""
+
+    def __init__(self, prompts: Prompts, dispatcher: Dispatcher, journal: Journal) -> None:
+        self._prompts = prompts
+        self._dispatcher = dispatcher
+        self._journal = journal
+
+    def begin(self, found: tuple[Recovered, ...]) -> None:
+        """`found` is what the journal held, in order of arrival."""
+        suspects = []
+        for one in found:
+            intent = intents.decode(one.entry.intent)
+            if intent is None:
+                log.error("%s/%s was written by another release; it is lost", one.entry.client, one.entry.id)
+                self._journal.drop(one.entry)
+            elif one.entry.state is EntryState.ENDED:
+                self._deliver(one, intent)
+            elif one.entry.run > TRUSTED_RUNS and not one.entry.is_alone:
+                suspects.append((one, intent))
+            else:
+                self._go_on(one, intent)
+        if suspects:
+            self._prompts.spawn(self._one_by_one(suspects), "suspects")
+
+    def _deliver(self, one: Recovered, intent: Intent) -> None:
+        entry = one.entry
+        stream = self._prompts.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
+        self._prompts.spawn(
+            self._prompts.deliver(entry, stream, one.finals), f"deliver {entry.client}/{entry.id}"
+        )
+
+    def _go_on(self, one: Recovered, intent: Intent, *, is_suspect: bool = False) -> Answer | None:
+        """The answer of a request that is begun again; None where it ends here."""
+        try:
+            if one.entry.is_alone and not is_suspect:
+                raise Internal("the daemon ended again and again while it computed this request")
+            if one.remaining_s is not None and one.remaining_s <= 0:
+                raise Expired("the request's time to live ended while the box was down")
+            answer = self._dispatcher.take_back(
+                msgspec.structs.replace(intent.request, ttl_s=one.remaining_s),
+                replaces_history=intent.replaces_history,
+                is_suspect=is_suspect,
+            )
+        except RequestError as error:
+            self._end(one, intent, error)
+            return None
+        self._prompts.begin(one.entry, answer, intent)
+        return answer
+
+    async def _one_by_one(self, suspects: list[tuple[Recovered, Intent]]) -> None:
+        """If this daemon dies too, the next one reads in the journal which of them it had."""
+        for one, intent in suspects:
+            self._journal.mark_alone(one.entry, True)
+            await self._journal.committed(one.entry)
+            answer = self._go_on(one, intent, is_suspect=True)
+            if answer is not None:
+                await answer.ended.wait()
+
+    def _end(self, one: Recovered, intent: Intent, error: RequestError) -> None:
+        entry = one.entry
+        stream = self._prompts.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
+        finals = stream.error(error)
+        self._journal.end(entry, finals)
+        self._prompts.spawn(self._prompts.deliver(entry, stream, finals), f"end {entry.client}/{entry.id}")
