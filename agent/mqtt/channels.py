@@ -1,7 +1,8 @@
 """Every topic of the contract in one table: what arrives is routed by it, what is sent is named by it, and
 the published JSON Schema (schema.py) is made of it.
 
-In a template `{base}` is `<prefix>/<node>`; the other braces stand for one name each (names.py).
+In a template `{base}` is `<prefix>/<node>` and `{home_assistant}` the prefix of its discovery, where that is
+switched on; the other braces stand for one name each (names.py).
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from agent.mqtt import frames
+from agent.mqtt.home_assistant import Discovery
 from agent.mqtt.info import Info
 from agent.mqtt.payloads import CancelPayload, CtlPayload, GetPayload, RequestPayload
 
@@ -70,6 +72,18 @@ STATUS = Channel(
 )
 INFO = Channel("info", Way.OUT, "{base}/info", Info, 1, "what this box is and can do", retain=True)
 HEALTH = Channel("health", Way.OUT, "{base}/health", frames.HealthPayload, 0, "how it is doing", retain=True)
+BIRTH = Channel(
+    "birth", Way.IN, "{home_assistant}/status", str, 0, "Home Assistant came up: `online`, as bare text"
+)
+DISCOVERY = Channel(
+    "discovery",
+    Way.OUT,
+    "{home_assistant}/device/{device}/config",
+    Discovery,
+    1,
+    "this box as a device of Home Assistant",
+    retain=True,
+)
 
 CHANNELS = (
     REQUEST,
@@ -83,4 +97,6 @@ CHANNELS = (
     STATUS,
     INFO,
     HEALTH,
+    BIRTH,
+    DISCOVERY,
 )

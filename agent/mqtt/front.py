@@ -6,14 +6,16 @@ import secrets
 import time
 from typing import Any
 
+from agent import __version__
 from agent.config import Config
 from agent.counts import Counts
 from agent.engine_client import EngineClient
 from agent.findings import Finding
 from agent.journal.journal import Journal, Recovered
+from agent.mqtt.announcer import Announcer
 from agent.mqtt.board import Board
-from agent.mqtt.channels import CANCEL, CTL, GET, POOL_REQUEST, REQUEST
-from agent.mqtt.client import Connection, Incoming
+from agent.mqtt.channels import BIRTH, CANCEL, CTL, GET, POOL_REQUEST, REQUEST
+from agent.mqtt.client import Connection, Incoming, Publish
 from agent.mqtt.console import Console
 from agent.mqtt.ctl import Operator
 from agent.mqtt.inbox import Inbox, Safe
@@ -51,7 +53,8 @@ class MqttFront:
         mqtt = config.mqtt
         self._config = config
         self._status = status
-        self._topics = Topics(mqtt.prefix, config.node, mqtt.reply_prefixes, mqtt.pools)
+        home = mqtt.home_assistant_prefix if mqtt.home_assistant else None
+        self._topics = Topics(mqtt.prefix, config.node, mqtt.reply_prefixes, mqtt.pools, home)
         box = Box(node=config.node, boot_id=secrets.token_hex(8))
         self._link = Link(
             self._connect, self._on_up, self._on_down, self._on_message, protocol=str(mqtt.protocol)
@@ -73,6 +76,7 @@ class MqttFront:
             config, engine, status, vitals, self._link, self._topics, box, lambda: self._num_drops
         )
         operator = Operator(mqtt.operators, operations, self._board.info, self._board.health)
+        self._announcer = Announcer(self._topics, config, __version__, self._publish_retained, journal)
         self._console = Console(operator, self._link, self._topics, config.limits.request_bytes)
         self._up_at = 0.0
 
@@ -98,6 +102,7 @@ class MqttFront:
         """Give the last frames a moment, say `offline`, disconnect."""
         await self._prompts.close(LAST_FRAMES_S)
         self._console.close()
+        self._announcer.close()
         await self._pool_link.close()
         await self._link.close(self._board.status_message("offline", "shutdown"))
 
@@ -133,10 +138,14 @@ class MqttFront:
         connection.subscribe(self._topics.filters())
         self._prompts.on_up()
         self._board.publish_state()
+        self._announcer.on_up()
 
     def _on_down(self, reason: str) -> None:
         self._status.mqtt = f"disconnected: {reason}"
         self._prompts.on_down()
+
+    async def _publish_retained(self, topic: str, payload: bytes) -> int:
+        return await self._link.publish(Publish(topic, payload, qos=1, retain=True))
 
     def _on_message(self, connection: Connection, message: Incoming) -> None:
         self._inbox.take(connection, message)
@@ -158,7 +167,7 @@ class MqttFront:
         routed = self._topics.route(message.topic)
         if routed is None:
             log.warning("ignored a message on %r: not a topic of this box", message.topic[:200])
-        elif message.is_retained and not (connection.is_v5 and routed.channel is REQUEST):
+        elif message.is_retained and not self._may_be_retained(routed, connection):
             # At subscribe a 3.1.1 broker replays what somebody retained long ago.
             log.warning("ignored a retained message on %s", message.topic)
         else:
@@ -175,9 +184,16 @@ class MqttFront:
             self._prompts.cancel(client, message)
         elif routed.channel is GET:
             self._prompts.get(client, message)
+        elif routed.channel is BIRTH:
+            self._announcer.on_birth(message.payload)
         elif routed.channel is CTL:
             self._console.take(routed.names["verb"], message)
         return None
+
+    @staticmethod
+    def _may_be_retained(routed: Routed, connection: Connection) -> bool:
+        """Home Assistant's birth, and on MQTT 5 a request: that is told why it is not run."""
+        return routed.channel is BIRTH or (connection.is_v5 and routed.channel is REQUEST)
 
     def _is_stale(self, connection: Connection) -> bool:
         is_early = time.monotonic() - self._up_at < BACKLOG_S

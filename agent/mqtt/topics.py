@@ -4,12 +4,14 @@ Clients, ids, pools and verbs are names of the wire (names.py), so a topic built
 separator or wildcard that was not written there.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.errors import BadReplyTopic
 from agent.mqtt.channels import (
     CHANNELS,
     CTL_RESPONSE,
+    DISCOVERY,
     HEALTH,
     INFO,
     POOL_RESPONSE,
@@ -18,10 +20,11 @@ from agent.mqtt.channels import (
     Channel,
     Way,
 )
-from agent.mqtt.names import is_name
+from agent.mqtt.names import device_id, is_name
 
 MAX_REPLY_BYTES = 256
 MAX_REPLY_LEVELS = 32
+HOME_ASSISTANT = "{home_assistant}"
 _IN = tuple(channel for channel in CHANNELS if channel.way is Way.IN)
 
 
@@ -35,12 +38,14 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """`reply_prefixes` are roots besides a client's own that replies may use."""
+    """`reply_prefixes` are roots besides a client's own that replies may use; `home_assistant` is the prefix
+    of its discovery, None where that is switched off."""
 
     prefix: str
     node: str
     reply_prefixes: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
+    home_assistant: str | None = None
 
     @property
     def base(self) -> str:
@@ -58,9 +63,14 @@ class Topics:
     def health(self) -> str:
         return self._fill(HEALTH)
 
+    @property
+    def discovery(self) -> str | None:
+        """Where Home Assistant learns of this box; None where that is switched off."""
+        return None if self.home_assistant is None else self._fill(DISCOVERY, device=device_id(self.node))
+
     def filters(self) -> list[str]:
         """What to subscribe to for this node."""
-        return [self._fill(channel, client="+", verb="+") for channel in _IN if channel.share is None]
+        return [self._fill(channel, client="+", verb="+") for channel in self._heard() if not channel.share]
 
     def pool_filters(self) -> list[str]:
         """What to subscribe to for the pools: the broker deals each message to one member."""
@@ -73,7 +83,7 @@ class Topics:
 
     def route(self, topic: str) -> Routed | None:
         """What an incoming topic means; None when it is not one of ours."""
-        for channel in _IN:
+        for channel in self._heard():
             names = _match(self._fill(channel, keep=True), topic)
             if names is not None and names.get("pool", "") in ("", *self.pools):
                 return Routed(channel, names)
@@ -83,6 +93,10 @@ class Topics:
         """The default reply topic."""
         channel = RESPONSE if pool is None else POOL_RESPONSE
         return self._fill(channel, client=client, id=request_id, pool=pool or "")
+
+    def of(self, channel: Channel, client: str) -> str:
+        """Where a client sends what this channel takes."""
+        return self._fill(channel, client=client)
 
     def ctl_response(self, verb: str, request_id: str) -> str:
         """Where an operator's answer goes."""
@@ -101,18 +115,27 @@ class Topics:
         allowed = (own, *self.reply_prefixes)
         if not any(topic == root or topic.startswith(f"{root}/") for root in allowed):
             raise BadReplyTopic(f"the reply topic must begin with one of: {', '.join(allowed)}")
-        if self._is_listened_to(topic) or topic in {self.status, self.info, self.health}:
+        if self._is_listened_to(topic) or topic in {self.status, self.info, self.health, self.discovery}:
             raise BadReplyTopic("the reply topic is one that a box uses itself")
         return topic
 
     def _is_listened_to(self, topic: str) -> bool:
         """True where this box or another one would take an answer for a request."""
-        templates = (channel.topic.replace("{base}", "{prefix}/{node}") for channel in _IN)
-        return any(_match(one.replace("{prefix}", self.prefix), topic) is not None for one in templates)
+        templates = (channel.topic.replace("{base}", "{prefix}/{node}") for channel in self._heard())
+        return any(_match(self._root(one), topic) is not None for one in templates)
+
+    def _heard(self) -> Iterator[Channel]:
+        """The incoming channels, less those of a Home Assistant that is not wanted."""
+        return (one for one in _IN if self.home_assistant is not None or HOME_ASSISTANT not in one.topic)
+
+    def _root(self, template: str) -> str:
+        """The template with the configured prefixes in place."""
+        head = template.replace("{base}", self.base).replace("{prefix}", self.prefix)
+        return head.replace(HOME_ASSISTANT, self.home_assistant or "")
 
     def _fill(self, channel: Channel, *, keep: bool = False, **names: str) -> str:
         """The template with prefix and node in place, and the names, or with `keep` the braces."""
-        head = channel.topic.replace("{base}", self.base).replace("{prefix}", self.prefix)
+        head = self._root(channel.topic)
         return head if keep else head.format(**names)
 
 
