@@ -47,6 +47,9 @@ LAST_FRAMES_S = 3.0
 # Names of the journal's notes: a conversation is "session/<client>/<its name>".
 SESSION_NOTES = "session/"
 CRASH_NOTE = "crash"
+# Notes besides conversations, and what one has besides a conversation's text.
+OTHER_NOTES = 16
+NOTE_OVERHEAD_BYTES = 4096
 
 
 def main(config: Config, engine_command: tuple[str, ...] | None = None, root: Path = ROOT) -> int:
@@ -84,8 +87,14 @@ class App:
             rules=Rules(config),
         )
         self._status = StatusSource(config.node, self._engine)
+        limits = config.limits
         self._journal = Journal(
-            config.journal, longest_ttl_s=config.limits.ttl_s, on_findings=self._publish_state, root=root
+            config.journal,
+            longest_ttl_s=limits.ttl_s,
+            on_findings=self._publish_state,
+            root=root,
+            max_notes=limits.sessions + OTHER_NOTES,
+            max_note_bytes=(limits.sessions + OTHER_NOTES) * (limits.session_bytes + NOTE_OVERHEAD_BYTES),
         )
         self._status.watch(lambda: self._journal.findings)
         self._vitals = VitalsSource(lambda: self._engine.pid, root)

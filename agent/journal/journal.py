@@ -19,7 +19,7 @@ from agent.journal.clock import Clock
 from agent.journal.entry import Entry, EntryState, Final, Part, Recovered
 from agent.journal.index import Index
 from agent.journal.mirror import Mirror
-from agent.journal.notes import Notes
+from agent.journal.notes import MAX_NOTE_BYTES, MAX_NOTES, Notes
 
 if TYPE_CHECKING:
     from agent.journal.rows import Loaded
@@ -35,7 +35,7 @@ class Journal:
     """Entries by (client, id). All methods are called on the loop.
 
     `longest_ttl_s` is how long a request may live at most. `on_findings` is called when `findings` has
-    changed.
+    changed. Notes are bounded in number and, together, in bytes.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class Journal:
         on_findings: Callable[[], None] = lambda: None,
         root: Path = Path("/"),
         clock: Clock | None = None,
+        max_notes: int = MAX_NOTES,
+        max_note_bytes: int = MAX_NOTE_BYTES,
     ) -> None:
         self._keep_s = max(settings.keep_s, SESSION_EXPIRY_S + longest_ttl_s + SLACK_S)
         self._is_off = settings.mode == "off"
         self._clock = clock or Clock(root)
         self._index = Index(settings.max_rows, settings.max_bytes)
-        self._notes = Notes()
+        self._notes = Notes(max_notes, max_note_bytes)
         self._last_seq = 0
         self._mirror: Mirror | None = None
         if settings.mode == "disk":

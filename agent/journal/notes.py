@@ -1,6 +1,6 @@
 """Small named values that outlive the daemon: a conversation, the last crash."""
 
-# Together; the oldest names go.
+# Together, where nobody says more; the oldest names go.
 MAX_NOTES = 256
 MAX_NOTE_BYTES = 1 << 20
 
@@ -8,7 +8,9 @@ MAX_NOTE_BYTES = 1 << 20
 class Notes:
     """Values by name. One that is held for an entry is written together with that entry's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_names: int = MAX_NOTES, max_bytes: int = MAX_NOTE_BYTES) -> None:
+        self._max_names = max_names
+        self._max_bytes = max_bytes
         self._values: dict[str, bytes] = {}
         self._num_bytes = 0
         self._held: dict[int, dict[str, bytes | None]] = {}
@@ -85,12 +87,12 @@ class Notes:
 
     def _put(self, name: str, value: bytes | None) -> None:
         self._remove(name)
-        if value is None or len(name) + len(value) > MAX_NOTE_BYTES:
+        if value is None or len(name) + len(value) > self._max_bytes:
             return
         self._values[name] = value
         self._num_bytes += len(name) + len(value)
         self._dirty.add(name)
-        while len(self._values) > MAX_NOTES or self._num_bytes > MAX_NOTE_BYTES:
+        while len(self._values) > self._max_names or self._num_bytes > self._max_bytes:
             self._remove(next(iter(self._values)))
 
     def _remove(self, name: str) -> None:
@@ -105,4 +107,4 @@ class Notes:
         sizes = [
             len(name) + len(value or b"") for held in self._held.values() for name, value in held.items()
         ]
-        return len(sizes) > MAX_NOTES or sum(sizes) > MAX_NOTE_BYTES
+        return len(sizes) > self._max_names or sum(sizes) > self._max_bytes

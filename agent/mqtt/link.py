@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MIN_BACKOFF_S = 1.0
 FIRST_BACKOFF_S = 8.0
 MAX_BACKOFF_S = 60.0
-# A connection of 3.1.1 that is closed so soon, twice in a row, was taken over by a client of our name.
+# A connection that is closed so soon, twice in a row, was taken over by a client of our name.
 KICKED_WITHIN_S = 10.0
 TAKEOVER_PAUSE_S = 30.0
 
@@ -114,9 +114,8 @@ class Link:
         while not self._is_closed:
             pause_s = 0.0
             try:
-                lasted_s, was_taken = await self._live_once()
-                num_failures = num_failures + 1 if lasted_s < KICKED_WITHIN_S else 0
-                pause_s = TAKEOVER_PAUSE_S if was_taken else 0.0
+                pause_s = await self._live_once()
+                num_failures = 0
             except (BrokerError, ConfigError) as error:
                 if num_failures == 0 or isinstance(error, ConfigError):
                     log.warning("%s; trying again", error)
@@ -139,8 +138,8 @@ class Link:
         self._up.clear()
         await connection.close()
 
-    async def _live_once(self) -> tuple[float, bool]:
-        """One connection from start to end: how long it lasted, and whether it was taken over."""
+    async def _live_once(self) -> float:
+        """One connection from start to end; returns how long to stay away."""
         early: list[Incoming] = []
 
         def incoming(message: Incoming) -> None:
@@ -159,7 +158,7 @@ class Link:
             raise
         return await self._stay(connection, early)
 
-    async def _stay(self, connection: Connection, early: list[Incoming]) -> tuple[float, bool]:
+    async def _stay(self, connection: Connection, early: list[Incoming]) -> float:
         self._welcome(connection)
         for message in early:
             self._on_message(connection, message)
@@ -171,10 +170,10 @@ class Link:
             self._connection = None
             self._up.clear()
             await connection.close()
-        self._was_taken = self._is_takeover(connection.is_v5, code, lasted_s)
+        self._was_taken = self._is_takeover(code, lasted_s)
         taken, lost = "another client with this node's name took the connection", "connection lost"
         self._on_down(taken if self._was_taken else lost)
-        return lasted_s, self._was_taken
+        return TAKEOVER_PAUSE_S if self._was_taken else 0.0
 
     def _welcome(self, connection: Connection) -> None:
         self._versions.succeeded()
@@ -201,9 +200,10 @@ class Link:
         except TimeoutError:
             return 0
 
-    def _is_takeover(self, is_v5: bool, code: int, lasted_s: float) -> bool:
-        """With MQTT 5 the broker says so; with 3.1.1 it closes, so two quick closes in a row count as one."""
-        self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S and not is_v5 else 0
+    def _is_takeover(self, code: int, lasted_s: float) -> bool:
+        """Some brokers say so (MQTT 5); others, mosquitto 2.0.11 among them, just close: two quick closes
+        in a row count as one. Where it was the broker's trouble, staying away is right as well."""
+        self._num_kicks = self._num_kicks + 1 if lasted_s < KICKED_WITHIN_S else 0
         if self._is_closed:
             return False
         if code != TAKEN_OVER and self._num_kicks < 2:

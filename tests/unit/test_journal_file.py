@@ -128,9 +128,9 @@ async def test_damage_anywhere_never_keeps_the_daemon_from_starting(
         await deliver(journal, "new", "text")
         assert "journal_failed" not in codes(journal)
     async with running(folder) as (journal, _):
-        entry = find(journal, "new")
-        assert entry is not None
-        assert await journal.finals(entry) == answer("text")
+        new = find(journal, "new")
+        assert new is not None
+        assert await journal.finals(new) == answer("text")
 
 
 async def test_a_text_with_a_lost_bit_is_not_given(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ async def test_a_journal_in_use_is_left_alone(tmp_path: Path, other_daemon: Call
         await journal.committed(entry)
         other_daemon()
         with sqlite3.connect(tmp_path / NAME) as db:
-            db.execute("INSERT INTO entries VALUES(7,'me','theirs',x'00',1,'live',0,'',NULL,NULL,0.0)")
-            db.execute("INSERT INTO intents VALUES(7,x'',0)")
+            db.execute("INSERT INTO entries VALUES(1,'me','theirs',x'00',1,'live',0,'',NULL,NULL,0.0)")
+            db.execute("INSERT INTO intents VALUES(1,x'',0)")
         db.close()
         await until_mended(journal)
         assert journal.peek("me", "theirs") is None
