@@ -17,6 +17,7 @@ from typing import NamedTuple
 import broker
 import corpus
 import lean_wheel
+import mqttjs
 import targets
 import vulkan
 from environment import LOCK_NAMES, ROOT, Environment, read_lock, setup
@@ -81,6 +82,7 @@ def test_here(arguments: Sequence[str]) -> int:
         fetch_model(environment)
         recipe = lean_wheel.recipe(read_lock("run"))
         corpus.ensure(recipe, environment.python, environment.logs / "vocabularies.log")
+        mqttjs.ensure_if_reachable(environment.python, environment.logs / "mqttjs.log")
     lint = 0 if arguments else run_all(environment, CHECKS)
     tests = pytest(environment, *([] if chosen else TEST_TIERS), *arguments)
     return tests or lint

@@ -9,7 +9,7 @@ from pathlib import Path
 from steps import CommandFailed, Trouble, run, show_tail
 
 # What pip and urllib3 write when it is the network, not the package, that is missing.
-_UNREACHABLE = (
+UNREACHABLE = (
     "Failed to establish a new connection",
     "NewConnectionError",
     "ConnectTimeoutError",
@@ -37,7 +37,7 @@ def pip(python: Path, arguments: Sequence[str], log: Path) -> None:
     try:
         run(command, log, env=environment())
     except CommandFailed as failure:
-        if any(sign in failure.output for sign in _UNREACHABLE):
+        if any(sign in failure.output for sign in UNREACHABLE):
             raise Trouble(
                 "the package index cannot be reached: check the network or set PIP_INDEX_URL, then try again "
                 f"(pip's words are in {log})"

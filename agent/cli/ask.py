@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.cli import ask_mqtt
 from agent.errors import TampuError, TooLarge
 
 # Imported where the verb runs: `tampu --help` needs none of it.
@@ -27,6 +28,7 @@ examples:
   journalctl -n 50 | tampu ask "What went wrong here?"
   tampu ask --profile greenhouse --temperature 0 --json "Is 41 °C too hot?" < /dev/null
   tampu ask --schema reading.json "The sensor says 31 degrees. As JSON:"
+  tampu ask --mqtt 192.168.1.10 --node greenhouse-1 "Is 41 °C too hot?"
 
 Text on a pipe or from a file is added to the words; in a shell loop that reads stdin, give < /dev/null.
 Ctrl-C cancels the answer.
@@ -56,11 +58,17 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: api.socket)")
+    ask_mqtt.register(parser)
     parser.set_defaults(func=ask)
 
 
 def ask(args: argparse.Namespace) -> int:
     """Print the answer. Raises the error it ends in."""
+    if args.mqtt is not None:
+        ask_mqtt.ask(args, _fields(args), _print_texts)
+        return 0
+    if args.node or args.pool:
+        raise TampuError("--node and --pool are for asking over MQTT: say which broker with --mqtt HOST")
     from agent.cli.socket_client import SocketClient
 
     client = SocketClient(args.socket or _configured_socket(args))
@@ -105,6 +113,23 @@ def _read_stdin() -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise TampuError("stdin is not UTF-8 text; only text can be asked about") from error
+
+
+def _fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The request as MQTT has it."""
+    fields = {
+        "prompt": _prompt(args.words),
+        "system": args.system,
+        "profile": args.profile,
+        "session": args.session,
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "seed": args.seed,
+        "stop": args.stop or None,
+        "schema": _read_schema(args.schema) if args.schema else None,
+        "stream": not (args.json or args.no_stream),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _request(args: argparse.Namespace, prompt: str, *, stream: bool) -> bytes:
@@ -161,12 +186,16 @@ def _complain_if_cut(detail: object) -> None:
 
 
 def _print_stream(client: "SocketClient", body: bytes) -> None:
+    with closing(client.post_events(ROUTE, body)) as events:
+        _print_texts(_texts(events))
+
+
+def _print_texts(texts: "Iterator[str]") -> None:
     last = ""
     try:
-        with closing(client.post_events(ROUTE, body)) as events:
-            for text in _texts(events):
-                print(text, end="", flush=True)
-                last = text
+        for text in texts:
+            print(text, end="", flush=True)
+            last = text
     finally:
         if last and not last.endswith("\n"):  # after an error, too: its sentence gets its own line
             print(flush=True)

