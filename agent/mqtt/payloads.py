@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
+from agent.config import Name
 from agent.draft import Draft, left_of, schema_text
 from agent.errors import BadRequest, RequestError, TooLarge, UnsupportedVersion
 from agent.explain import NAME_WORDS, explain, one_line, short
@@ -36,11 +37,16 @@ PRIVATE = frozenset({"prompt", "messages", "system", "stop"})
 
 
 class RequestPayload(Struct, frozen=True, kw_only=True):
-    """A JSON request. Unknown fields are ignored, known ones must have their type.
+    """A JSON request. Unknown fields are ignored, known ones must have their type. The envelope's are looked
+    at before (`open_envelope`): v, id, reply_to, reply_qos and max_frame.
 
     `sent_at` is Unix time by the device's clock, `max_frame` the bytes of the largest publish it can take.
     """
 
+    v: Literal[1] = 1
+    id: Name | None = None
+    reply_to: str | None = None
+    reply_qos: Literal[0, 1] = 0
     prompt: str | None = None
     messages: tuple[Message, ...] | None = None
     profile: str | None = None

@@ -1,0 +1,225 @@
+"""The contract over a real broker: state and results again, small frames, operators, health, silence."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import BASE
+from tests.support.device import Device
+from tests.support.processes import Daemon, Mosquitto, wait_until
+
+MINE = f"{BASE}/response/me/#"
+REQUEST = f"{BASE}/request/me"
+GET = f"{BASE}/get/me"
+
+
+def test_a_result_can_be_had_again(daemon: Daemon, broker: Mosquitto) -> None:
+    """Byte for byte, on the response topic, or where the question wants it."""
+    with Device(broker.port, f"{BASE}/response/#") as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "hello"})
+        device.wait_end("r1")
+        before = [m.payload for m in device.messages][-1]
+        device.publish(GET, {"id": "r1"})
+        wait_until(lambda: [m.payload for m in device.messages].count(before) == 2, "the result again")
+        device.publish(GET, {"id": "r1"}, ResponseTopic=f"{BASE}/response/me/elsewhere", CorrelationData=b"c")
+        again = wait_until(lambda: [m for m in device.messages if m.topic.endswith("elsewhere")], "elsewhere")
+        assert again[0].payload == before
+        assert again[0].properties.CorrelationData == b"c"
+
+
+def test_a_live_request_tells_where_it_is_and_all_it_has_said(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """A progress frame, and a snapshot of the text so far."""
+    start_daemon(step_s=0.03)
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "a LONG story", "max_tokens": 120})
+        wait_until(lambda: device.received_text("r1"), "some text")
+        device.publish(GET, {"id": "r1"})
+        progress = device.wait_frame(type="progress")
+        assert (progress["id"], progress["phase"]) == ("r1", "decode")
+        assert progress["prompt_done"] == progress["prompt_total"] > 0
+        snapshot = device.wait_frame(type="snapshot")
+        assert snapshot["off"] == 0
+        done = device.wait_end("r1")
+        assert done["text"].startswith(snapshot["text"])
+        assert device.received_text("r1") == done["text"]
+
+
+def test_an_id_nobody_has_asked_under_is_not_found(daemon: Daemon, broker: Mosquitto) -> None:
+    """Nor one of another client."""
+    with Device(broker.port, f"{BASE}/response/#") as device:
+        device.publish(f"{BASE}/request/you", {"id": "yours", "prompt": "hello"})
+        device.wait_end("yours")
+        device.publish(GET, {"id": "yours"})
+        error = device.wait_frame(topic_part="/response/me/", type="error")
+        assert (error["code"], error["id"]) == ("not_found", "yours")
+        device.publish(GET, "what?")
+        assert device.wait_frame(topic_part="/response/me/", code="bad_request")
+
+
+@pytest.mark.parametrize("is_v5", [True, False], ids=["mqtt5", "mqtt3.1.1"])
+def test_no_packet_to_a_small_device_is_larger_than_it_can_hold(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto, is_v5: bool
+) -> None:
+    """256 bytes with the topic: the text comes in deltas and chunks, and adds up."""
+    start_daemon()
+    with Device(broker.port, MINE, is_v5=is_v5) as device:
+        asked = {"id": "r1", "prompt": "a LONG story", "max_tokens": 200, "max_frame": 256}
+        device.publish(REQUEST, asked)
+        done = device.wait_end("r1")
+        sizes = [len(m.payload) + len(m.topic) + 8 for m in device.messages]
+        assert max(sizes) <= 256
+        assert "text" not in done
+        assert done["chunks"] > 1
+        assert len(device.received_text("r1")) > 256
+        device.publish(REQUEST, {"id": "r2", "prompt": "x", "max_frame": 100})
+        refused = device.wait_end("r2")
+        assert refused["code"] == "bad_request"
+        assert "at least" in refused["message"]
+
+
+def test_a_request_that_waits_is_told_so_every_few_seconds(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """Without a stream, too: nobody waits unheard."""
+    start_daemon(step_s=0.1, engine={"n_ctx": 1024, "threads": 1, "slots": 1})
+    with Device(broker.port, MINE) as device:
+        for number in range(2):
+            asked = {"id": f"r{number}", "prompt": "a LONG story", "max_tokens": 80, "stream": False}
+            device.publish(REQUEST, asked)
+        decoding = device.wait_frame(type="progress", id="r0")
+        waiting = device.wait_frame(type="progress", id="r1")
+        assert decoding["phase"] == "decode"
+        assert (waiting["phase"], waiting["queue_pos"]) == ("queued", 0)
+
+
+def test_a_requester_who_is_gone_is_not_computed_for(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """Once a broker that names its subscribers has said three times that nobody listens."""
+    daemon = start_daemon(step_s=0.05)
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r0", "prompt": "hello", "reply_qos": 1})
+        device.wait_end("r0")
+    with Device(broker.port, f"{BASE}/status") as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "a LONG story", "max_tokens": 900, "reply_qos": 1})
+        wait_until(lambda: daemon.status()["live"] == 1, "it is taken in")
+        wait_until(lambda: daemon.status()["live"] == 0, "it is given up")
+    assert "nobody listens for me/r1" in daemon.log.read_text()
+
+
+def test_a_duplicate_of_a_live_request_gets_all_the_text_again(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """A device that was restarted has nothing: `accepted`, a snapshot, and what follows."""
+    start_daemon(step_s=0.03)
+    asked = {"id": "r1", "prompt": "a LONG story", "max_tokens": 100}
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, asked)
+        wait_until(lambda: len(device.received_text("r1")) > 30, "some text")
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, asked)
+        device.wait_frame(type="accepted")
+        device.wait_frame(type="snapshot")
+        done = device.wait_end("r1")
+        assert device.received_text("r1") == done["text"]
+        assert done["run"] == 1
+
+
+# ---- operators -----------------------------------------------------------------------------------
+
+
+def ask_operator(device: Device, verb: str, payload: dict[str, Any] | str = "") -> dict[str, Any]:
+    """The answer to a question."""
+    asked = payload if isinstance(payload, str) else json.dumps(payload)
+    device.messages.clear()
+    device.publish(f"{BASE}/ctl/request/{verb}", asked)
+    return device.wait_frame(topic_part=f"/ctl/response/{verb}/")
+
+
+def test_operators_may_look_and_not_change_by_default(daemon: Daemon, broker: Mosquitto) -> None:
+    """Each verb answers in JSON; the writing ones are forbidden."""
+    with Device(broker.port, f"{BASE}/ctl/response/#") as device:
+        assert ask_operator(device, "info")["node"] == "box"
+        assert ask_operator(device, "health", {"id": "h1"})["state"] == "online"
+        assert any(model["is_chosen"] for model in ask_operator(device, "models")["models"])
+        assert "findings" in ask_operator(device, "doctor")
+        assert ask_operator(device, "log", {"lines": 3})["lines"]
+        assert ask_operator(device, "reload")["code"] == "forbidden"
+        assert ask_operator(device, "dance")["code"] == "not_found"
+        assert ask_operator(device, "log", {"lines": "all"})["code"] == "bad_request"
+
+
+def test_an_operator_who_may_loads_the_model_again(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """What is being answered is answered first, and nobody's request is lost."""
+    daemon = start_daemon(step_s=0.02, mqtt={"port": broker.port, "operators": "write"})
+    first = daemon.engine_pid()
+    with Device(broker.port, f"{BASE}/ctl/response/#", MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "a LONG story", "max_tokens": 60})
+        wait_until(lambda: device.received_text("r1"), "some text")
+        assert ask_operator(device, "reload")["name"] == "fake"
+        device.publish(REQUEST, {"id": "r2", "prompt": "hello"})
+        assert device.wait_end("r1")["finish_reason"] == "length"
+        assert device.wait_end("r2")["type"] == "done"
+    assert daemon.engine_pid() not in (0, first)
+    assert daemon.status()["last_crash"] is None
+
+
+def test_health_is_published_again_and_again(start_daemon: Callable[..., Daemon], broker: Mosquitto) -> None:
+    """Retained on MQTT 5, so that a dashboard that comes later has it at once."""
+    start_daemon(mqtt={"port": broker.port, "health_s": 1})
+    with Device(broker.port, f"{BASE}/health") as device:
+        wait_until(lambda: len(device.messages) >= 3, "three of them")
+        health = json.loads(device.messages[-1].payload)
+    assert health["state"] == "online"
+    assert health["cells_total"] > 0
+    assert health["drops"] == 0
+
+
+# ---- pools ---------------------------------------------------------------------------------------
+
+
+def test_a_pool_shares_its_work_and_a_full_member_says_busy(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """Each prompt is answered by one of three boxes, which names itself."""
+    for node in ("north", "south", "west"):
+        start_daemon(
+            name=node,
+            node=node,
+            step_s=0.02,
+            mqtt={"port": broker.port, "pools": ["garden"]},
+            limits={"queue": 2},
+        )
+    answers = "tampu/v1/pool/garden/response/+/+"
+    with Device(broker.port, answers) as device:
+        for number in range(12):
+            topic = f"tampu/v1/pool/garden/request/c{number}"
+            device.publish(topic, {"id": f"r{number}", "prompt": f"a LONG story {number}", "max_tokens": 60})
+        ends = [device.wait_end(f"r{number}") for number in range(12)]
+        accepted = [frame for frame in device.frames() if frame["type"] == "accepted"]
+    assert {frame["node"] for frame in ends} == {"north", "south", "west"}
+    assert {frame.get("code", "done") for frame in ends} == {"busy", "done"}
+    assert all(frame["retry_after_ms"] > 0 for frame in ends if frame["type"] == "error")
+    done = {frame["id"]: frame["node"] for frame in ends if frame["type"] == "done"}
+    assert {frame["id"]: frame["node"] for frame in accepted} == done
+    assert len(done) >= 6
+
+
+def test_an_answer_of_a_pool_is_stopped_on_the_topic_of_the_box_that_has_it(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """`accepted` names it."""
+    start_daemon(step_s=0.03, mqtt={"port": broker.port, "pools": ["garden"]})
+    with Device(broker.port, "tampu/v1/pool/garden/response/me/#") as device:
+        asked = {"id": "r1", "prompt": "a LONG story", "max_tokens": 500}
+        device.publish("tampu/v1/pool/garden/request/me", asked)
+        node = device.wait_frame(type="accepted")["node"]
+        wait_until(lambda: device.received_text("r1"), "some text")
+        device.publish(f"tampu/v1/{node}/cancel/me", {"id": "r1"})
+        assert device.wait_end("r1")["finish_reason"] == "cancelled"
