@@ -43,6 +43,8 @@ GAP_S = 1.0
 RETRY_MS = 1000
 # Retained messages come in one go: so long after the last of them there are no more.
 SETTLED_S = 0.5
+# Of a pool's sessions so many are remembered with their box.
+MAX_SESSIONS = 256
 RETRIED_ERRORS = ("busy", "rate_limited")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _UNSUPPORTED_VERSION = 0x84
@@ -438,6 +440,8 @@ class TampuClient:
         """Listen to a box too; a session's next turn goes to the box that knows it."""
         if session is not None:
             self._homes[session] = node
+            while len(self._homes) > MAX_SESSIONS:
+                self._homes.pop(next(iter(self._homes)))
         if node not in self._followed and self._up is not None:
             self._followed.add(node)
             self._up.subscribe(self._filters(node))

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 MAX_REMEMBERED = 256
 
 
+class TooSmall(BadRequest):
+    """No answer fits the frames that are asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A request at the door; `error` is what is wrong with it so far, to be answered on `route`."""
@@ -56,6 +60,9 @@ class Door:
                 raise BadRequest("a retained request is never run; publish it without the retain flag")
             route = self._checked(route, envelope.reply_to, client, message, pool)
             self._check_size(route, envelope)
+        except TooSmall as refusal:
+            # Cut to what is too small it could not say so.
+            route, error = msgspec.structs.replace(route, max_frame=None), refusal
         except RequestError as refusal:
             error = refusal
         return Arrival(client, envelope, route, message, error)
@@ -89,7 +96,7 @@ class Door:
             return
         least = smallest_frame(envelope.id, self._topics.node)
         if route.room(frames.MAX_BYTES) < least:
-            raise BadRequest(
+            raise TooSmall(
                 f"max_frame: {route.max_frame} is too small for these names; at least"
                 f" {least + route.overhead} bytes are needed (the whole packet counts)"
             )

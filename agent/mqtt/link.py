@@ -25,6 +25,7 @@ MAX_BACKOFF_S = 60.0
 # A connection that is closed so soon, twice in a row, was taken over by a client of our name.
 KICKED_WITHIN_S = 10.0
 TAKEOVER_PAUSE_S = 30.0
+GOODBYE_S = 2.0
 
 Connect = Callable[[bool, Callable[[Incoming], None]], Connection]
 """Makes an unopened connection; the bool asks for MQTT 5."""
@@ -131,7 +132,8 @@ class Link:
             return
         if last_words is not None:
             try:
-                await asyncio.wait_for(connection.publish(last_words), 2.0)
+                async with asyncio.timeout(GOODBYE_S):
+                    await connection.publish(last_words)
             except (TimeoutError, ConnectionLost):
                 log.warning("the broker did not acknowledge our last status")
         self._connection = None

@@ -142,13 +142,13 @@ async def test_a_refused_subscription_is_a_finding() -> None:
 
 async def fill(connection: Connection) -> None:
     """Publish at QoS 0 until the socket takes no more."""
-    queued_bytes = -1
-    while not connection.is_congested or connection.queued_bytes != queued_bytes:
-        queued_bytes = connection.queued_bytes
-        if not connection.is_congested:
+    is_full = False
+    while not is_full:
+        while not connection.is_congested:
             await connection.publish(Publish("t", PAYLOAD))
-        else:
-            await asyncio.sleep(0.05)
+        queued_bytes = connection.queued_bytes
+        await asyncio.sleep(0.05)
+        is_full = connection.queued_bytes == queued_bytes
 
 
 async def test_a_broker_that_reads_nothing_makes_the_connection_congested(broker: Mosquitto) -> None:

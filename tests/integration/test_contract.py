@@ -75,7 +75,7 @@ def test_no_packet_to_a_small_device_is_larger_than_it_can_hold(
         assert "text" not in done
         assert done["chunks"] > 1
         assert len(device.received_text("r1")) > 256
-        device.publish(REQUEST, {"id": "r2", "prompt": "x", "max_frame": 100})
+        device.publish(REQUEST, {"id": "r2", "prompt": "x", "max_frame": 150})
         refused = device.wait_end("r2")
         assert refused["code"] == "bad_request"
         assert "at least" in refused["message"]

@@ -178,6 +178,11 @@ def test_files_stay_small() -> None:
         assert len(path.read_text().splitlines()) <= (600 if name == "agent.client" else 400), name
 
 
+def test_the_devices_client_is_written_for_older_pythons() -> None:
+    """Boards have them: its syntax is that of 3.9."""
+    ast.parse(MODULES["agent.client"].read_text(), feature_version=(3, 9))
+
+
 def test_the_tree_in_the_readme_is_the_real_one() -> None:
     """Every module is in README.md's tree, and nothing else is."""
     section = (ROOT / "README.md").read_text().split("## The house", 1)[1]

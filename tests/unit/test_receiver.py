@@ -131,15 +131,17 @@ def test_chunks_that_were_cut_twice_fit_together(first: list[int], second: list[
 def test_a_lost_delta_is_known_to_be_missing_until_a_snapshot_or_the_end() -> None:
     """So that a device can ask `get` instead of waiting."""
     receiver = Receiver()
-    receiver.take(delta(0, "ab"))
-    assert not receiver.is_missing
-    receiver.take(delta(4, "ef"))
-    assert receiver.is_missing
-    receiver.take(delta(0, "abcdef", kind="snapshot"))
-    assert not receiver.is_missing
-    receiver.take(delta(8, "!"))
-    receiver.take(done("abcdef?!!"))
-    assert not receiver.is_missing
+    states = []
+    for frame in (
+        delta(0, "ab"),
+        delta(4, "ef"),
+        delta(0, "abcdef", kind="snapshot"),
+        delta(8, "!"),
+        done("abcdef?!!"),
+    ):
+        receiver.take(frame)
+        states.append(receiver.is_missing)
+    assert states == [False, True, False, True, False]
 
 
 def test_a_higher_run_starts_afresh_and_a_lower_one_is_old_news() -> None:
@@ -189,7 +191,6 @@ def test_a_missing_chunk_is_no_end() -> None:
     receiver = Receiver()
     receiver.take(delta(0, "abc", kind="chunk"))
     receiver.take({"type": "done", "chunks": 2, "sha256": DIGEST, "run": 1})
-    assert receiver.frame is None
     assert receiver.is_missing
     receiver.take(delta(3, "def", kind="chunk"))
     assert (receiver.frame or {})["text"] == "abcdef"
