@@ -12,6 +12,7 @@ from agent.counts import Counts
 from agent.engine_client import EngineClient
 from agent.findings import Finding
 from agent.journal.journal import Journal, Recovered
+from agent.mqtt.absence import Absence
 from agent.mqtt.announcer import Announcer
 from agent.mqtt.board import Board
 from agent.mqtt.channels import BIRTH, CANCEL, CTL, GET, POOL_REQUEST, REQUEST
@@ -35,6 +36,7 @@ LAST_FRAMES_S = 2.0
 # after an absence of so many is taken for old (its session is kept for ten minutes on MQTT 5).
 BACKLOG_S = 5.0
 LONG_ABSENCE_S = 300.0
+PRESENCE_EVERY_S = 60.0
 
 
 class MqttFront:
@@ -78,10 +80,14 @@ class MqttFront:
         operator = Operator(mqtt.operators, operations, self._board.info, self._board.health)
         self._announcer = Announcer(self._topics, config, __version__, self._publish_retained, journal)
         self._console = Console(operator, self._link, self._topics, config.limits.request_bytes)
+        self._absence = Absence(journal)
+        self._earlier_absent_s = 0.0
+        self._absent_s = 0.0
         self._up_at = 0.0
 
     def recover(self, found: tuple[Recovered, ...]) -> None:
         """Go on with what the journal held at start."""
+        self._earlier_absent_s = self._absence.earlier_s()
         self._recovery.begin(found)
 
     async def run(self) -> None:
@@ -90,6 +96,7 @@ class MqttFront:
             group.create_task(self._link.run(), name="mqtt link")
             group.create_task(self._prompts.run(), name="mqtt prompts")
             group.create_task(self._board.run(), name="mqtt health")
+            group.create_task(self._note_presence(), name="mqtt presence")
             if self._config.mqtt.pools:
                 group.create_task(self._pool_link.run(), name="mqtt pool link")
 
@@ -127,11 +134,15 @@ class MqttFront:
 
     def _connect_pool(self, is_v5: bool, on_message: Any) -> Connection:
         """Without a session: the broker deals no work to a member that is away."""
-        name = f"tampu-{self._config.node}-pool"
+        # No node can have a colon in its name: nobody else is called so.
+        name = f"tampu-{self._config.node}:pool"
         return Connection(self._config.mqtt, name, None, is_v5, on_message, keeps_session=False)
 
     def _on_up(self, connection: Connection) -> None:
         self._up_at = time.monotonic()
+        self._absent_s = self._link.absent_s + self._earlier_absent_s
+        self._earlier_absent_s = 0.0
+        self._absence.note()
         self._status.mqtt = f"connected to {self._config.mqtt.host}:{self._config.mqtt.port}, MQTT " + (
             "5" if connection.is_v5 else "3.1.1"
         )
@@ -142,10 +153,17 @@ class MqttFront:
 
     def _on_down(self, reason: str) -> None:
         self._status.mqtt = f"disconnected: {reason}"
+        self._absence.note()
         self._prompts.on_down()
 
     async def _publish_retained(self, topic: str, payload: bytes) -> int:
         return await self._link.publish(Publish(topic, payload, qos=1, retain=True))
+
+    async def _note_presence(self) -> None:
+        while True:
+            await asyncio.sleep(PRESENCE_EVERY_S)
+            if self._link.connection is not None:
+                self._absence.note(is_due_only=True)
 
     def _on_message(self, connection: Connection, message: Incoming) -> None:
         self._inbox.take(connection, message)
@@ -197,4 +215,4 @@ class MqttFront:
 
     def _is_stale(self, connection: Connection) -> bool:
         is_early = time.monotonic() - self._up_at < BACKLOG_S
-        return not connection.is_v5 and is_early and self._link.absent_s > LONG_ABSENCE_S
+        return not connection.is_v5 and is_early and self._absent_s > LONG_ABSENCE_S

@@ -596,3 +596,10 @@ def test_a_folder_of_large_files_is_read_from_the_small_ones_on(tmp_path: Path) 
         "processor\t: 0\nmodel name\t: Intel(R) N100\nflags\t\t: fpu lm sse2 avx2\n"
     )
     assert probe(tmp_path).cpu.model == "Intel(R) N100"
+
+
+def test_a_mac_s_recording_that_holds_half_of_a_count_has_no_more_cores_than_cpus(tmp_path: Path) -> None:
+    """Whichever half it is."""
+    (tmp_path / "sysctl.txt").write_text("hw.ncpu: 2\nhw.perflevel0.logicalcpu: 1\n")
+    cpu = probe(tmp_path).cpu
+    assert 1 <= cpu.cores <= cpu.cpus

@@ -51,14 +51,17 @@ def parse(text: str) -> tuple[Cpu, int | None, Board] | None:
     brand = brand or (family[0] if family else "")
     is_arm = "apple" in brand.lower() or any(name.startswith("hw.optional.arm") for name in fields)
     clusters = _clusters(fields, brand) if is_arm else ()
+    cpus = _count(fields, "hw.logicalcpu", "hw.ncpu", "hw.activecpu", "machdep.cpu.thread_count")
+    # A recording may hold one half of what belongs together: there are never more cores than CPUs.
+    cores = min(cpus, _count(fields, "hw.physicalcpu", "machdep.cpu.core_count", "hw.ncpu"))
     cpu = Cpu(
         arch="aarch64" if is_arm else "x86_64",
         vendor="Apple" if is_arm else "Intel",
         model=brand,
         microarchitecture=" + ".join(dict.fromkeys(c.microarchitecture for c in clusters)) if family else "",
         features=names([_words(fields, brand)]),
-        cpus=_count(fields, "hw.logicalcpu", "hw.ncpu", "hw.activecpu", "machdep.cpu.thread_count"),
-        cores=_count(fields, "hw.physicalcpu", "machdep.cpu.core_count", "hw.ncpu"),
+        cpus=cpus,
+        cores=cores,
         clusters=clusters,
         is_64bit=True,
     )
