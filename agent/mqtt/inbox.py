@@ -9,6 +9,8 @@ from agent.mqtt.client import Connection, Incoming
 
 log = logging.getLogger(__name__)
 
+# Messages handled in one turn of the loop: a burst of hundreds must not keep it from everything else.
+TURN = 8
 # Messages at QoS 0 that wait for their turn; more are dropped, as QoS 0 allows.
 MAX_WAITING_QOS0 = 256
 
@@ -32,6 +34,7 @@ class Inbox:
         self._connection: Connection | None = None
         self._waiting: deque[Incoming] = deque()
         self._handled: deque[tuple[Incoming, Safe]] = deque()
+        self._is_scheduled = False
 
     def take(self, connection: Connection, message: Incoming) -> None:
         """A message has arrived."""
@@ -48,8 +51,17 @@ class Inbox:
 
     def resume(self) -> None:
         """Handle what waits, as far as there is room."""
-        while self._waiting and self._connection is not None and not self._is_full():
+        if not self._is_scheduled:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._is_scheduled = False
+        for _ in range(TURN):
+            if not self._waiting or self._connection is None or self._is_full():
+                return
             self._handle_one(self._connection, self._waiting.popleft())
+        self._is_scheduled = True
+        asyncio.get_running_loop().call_soon(self._turn)
 
     def _handle_one(self, connection: Connection, message: Incoming) -> None:
         """Whatever it holds, the next one is served."""

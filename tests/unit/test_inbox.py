@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agent.mqtt.client import Incoming
-from agent.mqtt.inbox import MAX_WAITING_QOS0, Inbox, Safe
+from agent.mqtt.inbox import MAX_WAITING_QOS0, TURN, Inbox, Safe
 
 pytestmark = pytest.mark.anyio
 
@@ -93,3 +93,18 @@ async def test_a_message_that_cannot_be_handled_costs_no_other(caplog: pytest.Lo
     scene.take(message(-1), message(1))
     assert scene.connection.mids == [-1, 1]
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_burst_lets_others_have_the_loop_in_between() -> None:
+    """So many messages a turn; the order stays."""
+    scene = Scene()
+    turns: list[int] = []
+    scene.is_full = True
+    scene.take(*(message(2 * number + 1) for number in range(5 * TURN)))
+    scene.is_full = False
+    scene.inbox.resume()
+    while len(scene.connection.mids) < 5 * TURN:
+        turns.append(len(scene.connection.mids))
+        await asyncio.sleep(0)
+    assert turns == [TURN, 2 * TURN, 3 * TURN, 4 * TURN]
+    assert scene.connection.mids == sorted(scene.connection.mids)
