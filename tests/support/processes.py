@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,14 +21,19 @@ from agent.cli.socket_client import SocketClient
 from agent.errors import TampuError
 
 STARTS_WITHIN_S = 20.0
+FIRST_PORT, PORTS_PER_WORKER, NUM_RANGES = 20_000, 1_000, 12
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody has now, nor another worker's tests: each has a range of its own,
+    below those the kernel gives to whoever connects."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + worker % NUM_RANGES * PORTS_PER_WORKER
+    for port in random.sample(range(first, first + PORTS_PER_WORKER), PORTS_PER_WORKER):
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port is free from {first} on")
 
 
 def wait_until(check: Callable[[], Any], what: str, timeout_s: float = STARTS_WITHIN_S) -> Any:
