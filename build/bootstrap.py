@@ -44,6 +44,8 @@ PROOFS = {
     "engine": Proof("tests/bench/engine.py", "fleets, memory, stalls and starts beside llama-server"),
     "choice": Proof("tests/bench/choice.py", "what placement chooses, beside the best way that is measured"),
     "memory": Proof("tests/bench/prediction.py", "what placement predicts of memory, beside what is taken"),
+    "faults": Proof("tests/bench/faults.py", "what is promised, among faults of everything at random"),
+    "front": Proof("tests/bench/front.py", "what MQTT, pipe and daemon cost by themselves"),
 }
 
 

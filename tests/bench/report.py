@@ -56,7 +56,8 @@ class Figure:
     """One thing measured on both sides, again and again: `pairs` of Tampu's number and its peer's.
 
     Each pair was taken back to back, so that a machine that drifts spoils both alike. Numbers are compared
-    by their ratio or their difference (Tampu's less the peer's); of an `own` one only Tampu's number counts.
+    by their ratio or their difference (Tampu's less the peer's); of an `own` one only Tampu's number counts,
+    and `peer` may be empty.
     `note` says why nothing was measured, or what happened besides.
     """
 
@@ -112,7 +113,7 @@ class Figure:
 def table(figures: Sequence[Figure]) -> str:
     """Markdown: medians, and the range of the comparisons."""
     head = [("figure", "Tampu", "beside", "ratio", "range", "wanted"), ("---",) * 6]
-    return _markdown([*head, *(_row(figure) for figure in figures)])
+    return markdown([*head, *(_row(figure) for figure in figures)])
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
@@ -123,7 +124,8 @@ def _row(figure: Figure) -> tuple[str, ...]:
     compared = (figure.compared, min(figure.comparisons), max(figure.comparisons))
     median, low, high = (_comparison(figure, value) for value in compared)
     verdict = f"{_wanted(figure)}: {'met' if figure.is_met else 'MISSED'}" if _wanted(figure) else ""
-    return name, ours, f"{theirs}, {figure.peer}", median, f"{low} to {high}", verdict
+    beside = f"{theirs}, {figure.peer}" if figure.peer else ""
+    return name, ours, beside, median, f"{low} to {high}", verdict
 
 
 def _comparison(figure: Figure, value: float) -> str:
@@ -137,7 +139,7 @@ def _comparison(figure: Figure, value: float) -> str:
 
 
 def _wanted(figure: Figure) -> str:
-    unit = f" {figure.unit}" if figure.compare == "own" else ""
+    unit = f" {figure.unit}".rstrip() if figure.compare == "own" else ""
     bounds = ((">=", figure.at_least), ("<=", figure.at_most))
     return ", ".join(f"{sign} {bound:g}{unit}" for sign, bound in bounds if bound is not None)
 
@@ -149,12 +151,13 @@ def _number(value: float, unit: str) -> str:
 def memory_table(rows: Sequence[tuple[str, Memory]]) -> str:
     """Markdown, in MiB."""
     head = [("process", "RSS", "anonymous"), ("---",) * 3]
-    return _markdown([*head, *((name, _mib(memory.rss), _mib(memory.anonymous)) for name, memory in rows)])
+    return markdown([*head, *((name, _mib(memory.rss), _mib(memory.anonymous)) for name, memory in rows)])
 
 
 def _mib(num_bytes: int | None) -> str:
     return "unknown" if num_bytes is None else f"{num_bytes / (1 << 20):.0f} MiB"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its head, the second the line under it."""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

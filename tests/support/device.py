@@ -27,6 +27,7 @@ class Device:
 
     def __init__(self, port: int, *filters: str, is_v5: bool = True, login: Login | None = None) -> None:
         self.messages: list[mqtt.MQTTMessage] = []
+        self.num_subscribed = 0
         self._filters = filters
         self._port = port
         self._changed = threading.Condition()
@@ -38,7 +39,7 @@ class Device:
             self._client.username_pw_set(login.user, login.password)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe([(name, 1) for name in filters])
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_subscribe = lambda *_: self._note_subscribed()
         self._client.on_message = self._take
 
     def __enter__(self) -> "Device":
@@ -122,6 +123,10 @@ class Device:
             if frame.get("id") == request_id:
                 receiver.take(frame)
         return receiver.text
+
+    def _note_subscribed(self) -> None:
+        self.num_subscribed += 1
+        self._subscribed.set()
 
     def _take(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
         with self._changed:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -98,6 +99,31 @@ class Mosquitto:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: what it has not saved is lost."""
+        if self._process:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    @property
+    def may_lose(self) -> bool:
+        """This version may lose what it holds for sessions over a restart: those after 2.0.11 to 2.0.21."""
+        said = subprocess.run(
+            [find_mosquitto() or "mosquitto", "-h"], capture_output=True, text=True, check=False
+        )
+        version = re.search(r"version (\d+)\.(\d+)\.(\d+)", said.stdout)
+        return version is None or (2, 0, 11) < tuple(map(int, version.groups())) <= (2, 0, 21)
+
+    def forget(self) -> None:
+        """Lose what it has saved; only while it does not run."""
+        (self._config.parent / "mosquitto.db").unlink(missing_ok=True)
+
+    def signal(self, number: int) -> None:
+        """To the running broker."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def _listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.2):
