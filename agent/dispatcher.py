@@ -48,6 +48,8 @@ class Dispatcher:
         self._on_end = on_end
         self._send_to_engine: Send | None = None
         self._live: dict[int, Answer] = {}
+        # Those of them that no engine has: what a pump has to look at.
+        self._unsent: dict[int, Answer] = {}
         self._next_key = 1
         self._admission = Admission(limits, rules)
         self._suspects = Suspects()
@@ -140,6 +142,7 @@ class Dispatcher:
             self._send_to_engine(Cancel(answer.key, FinishReason.CANCELLED))
         # Under another key: what the engine still says of the old one is no longer about it.
         del self._live[answer.key]
+        self._unsent.pop(answer.key, None)
         self._suspects.forget(answer)
         answer.is_parked, answer.is_sent, answer.is_started, answer.is_queued = True, False, False, False
         self._enter(answer)
@@ -213,6 +216,7 @@ class Dispatcher:
         guilty = self._suspects.blame(self._live.values()) if is_somebodys_fault else []
         for answer in self._live.values():
             answer.is_sent = False
+        self._unsent = dict(self._live)
         for answer in guilty:
             self._end(answer, poisonous(how, stuck_s))
 
@@ -238,7 +242,7 @@ class Dispatcher:
     def _enter(self, answer: Answer) -> None:
         answer.key = self._next_key
         self._next_key += 1
-        self._live[answer.key] = answer
+        self._live[answer.key] = self._unsent[answer.key] = answer
 
     def _pump(self) -> None:
         """Give the engine all it may have now: the suspect whose turn it is, and everybody unsuspected."""
@@ -253,7 +257,7 @@ class Dispatcher:
 
     def _sendable(self) -> Iterable[Answer]:
         """Those nothing holds back: they are sent while this goes on."""
-        for answer in list(self._live.values()):
+        for answer in list(self._unsent.values()):
             is_held = self._suspects.is_held(answer) or self.sessions.is_held(answer) or answer.is_parked
             if not answer.is_sent and not is_held:
                 yield answer
@@ -265,6 +269,7 @@ class Dispatcher:
             self._end(answer, TooLarge(f"the request cannot be given to the engine: {error}"))
         else:
             answer.is_sent, answer.is_started, answer.is_queued = True, False, False
+            del self._unsent[answer.key]
 
     def _end_cancelled(self, answer: Answer) -> None:
         answer.abandon()
@@ -279,6 +284,7 @@ class Dispatcher:
         if answer.terminal is None or answer.key not in self._live:
             return
         del self._live[answer.key]
+        self._unsent.pop(answer.key, None)
         self._on_end()
         self._admission.note_end(answer)
         if timer := self._deadlines.pop(answer, None):

@@ -6,8 +6,8 @@ from agent.status import Status
 from agent.vitals import Vitals
 
 PREFIX = "tampu_"
-# What the journal calls the finding that it does not keep what it should.
-JOURNAL_DEGRADED = "journal_degraded"
+# The journal's findings begin so; this one is about what is past.
+JOURNAL, JOURNAL_WAS_DAMAGED = "journal_", "journal_damaged"
 
 
 def families(status: Status, counts: Counts, vitals: Vitals) -> tuple[Family, ...]:
@@ -86,7 +86,8 @@ def _memory(status: Status) -> tuple[Family, ...]:
 
 
 def _health(status: Status, vitals: Vitals) -> tuple[Family, ...]:
-    is_degraded = any(finding.code == JOURNAL_DEGRADED for finding in status.findings)
+    codes = {finding.code for finding in status.findings}
+    is_degraded = any(code.startswith(JOURNAL) for code in codes - {JOURNAL_WAS_DAMAGED})
     written = vitals.written_bytes
     return (
         _gauge("temperature_celsius", "The hottest processor sensor.", vitals.celsius),

@@ -33,7 +33,7 @@ class Console:
         try:
             wanted = payloads.parse_ctl(message.payload, self._max_bytes)
         except RequestError as error:
-            wanted = payloads.CtlPayload(id=payloads.make_id())
+            wanted = payloads.CtlPayload(id=payloads.given_id(message.payload) or payloads.make_id())
             self._say(verb, wanted, message, self._error(wanted, error))
             return
         if len(self._under_way) >= MAX_QUESTIONS:

@@ -185,6 +185,8 @@ class MqttFront:
         routed = self._topics.route(message.topic)
         if routed is None:
             log.warning("ignored a message on %r: not a topic of this box", message.topic[:200])
+        elif message.is_retained and not message.payload:
+            log.debug("what was retained on %s is cleared", message.topic)
         elif message.is_retained and not self._may_be_retained(routed, connection):
             # At subscribe a 3.1.1 broker replays what somebody retained long ago.
             log.warning("ignored a retained message on %s", message.topic)

@@ -29,6 +29,8 @@ T = TypeVar("T", bound=Struct)
 
 VERSION = 1
 MAX_CORRELATION_BYTES = 128
+# A question larger than this is not looked into for its name.
+MAX_NAMED_BYTES = 4096
 MIN_FRAME_BYTES, MAX_FRAME_BYTES = 128, 65536
 Ttl = Annotated[float, Meta(gt=0, le=86400 * 365)]
 MaxFrame = Annotated[int, Meta(ge=MIN_FRAME_BYTES, le=MAX_FRAME_BYTES)]
@@ -229,6 +231,18 @@ def parse_cancel(payload: bytes, max_bytes: int) -> CancelPayload:
     if not cancel.all and not is_name(cancel.id):
         raise BadRequest('a cancel is {"id":"..."} or {"all":true}')
     return cancel
+
+
+def given_id(payload: bytes) -> str | None:
+    """The id in a payload with something else wrong in it, so that the answer finds its reader."""
+    if len(payload) > MAX_NAMED_BYTES:
+        return None
+    try:
+        found = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    given = found.get("id") if isinstance(found, dict) else None
+    return given if is_name(given) else None
 
 
 def parse_get(payload: bytes, max_bytes: int) -> GetPayload:

@@ -24,7 +24,7 @@ from agent.dispatcher import Dispatcher
 from agent.draft import to_request
 from agent.errors import Cancelled, Expired, NotFound, RequestError
 from agent.hardware.clock import is_synchronised
-from agent.journal.journal import Entry, Final, Journal
+from agent.journal.journal import Entry, EntryState, Final, Journal
 from agent.logs import log_answer
 from agent.mqtt import intent as intents
 from agent.mqtt import payloads
@@ -66,6 +66,7 @@ class Live:
     stream: Stream
     is_streamed: bool
     progress_at: float
+    is_accepted: bool = False
 
 
 class Prompts:
@@ -128,6 +129,9 @@ class Prompts:
         self._down_since = None
         for live in self._live.values():
             self._dispatcher.unpark(live.answer)
+            if live.is_accepted:
+                # It may not have been heard, nor this daemon's boot_id.
+                live.stream.accept(live.answer.request, self._dispatcher.queue_pos(live.answer))
 
     def on_down(self) -> None:
         """The broker is gone."""
@@ -180,7 +184,7 @@ class Prompts:
         elif live := self._live.get((client, wanted.id)):
             live.stream.reroute(route if message.response_topic is not None else live.stream.route)
             live.stream.progress(live.answer, self._dispatcher.queue_pos(live.answer))
-        else:
+        elif entry.state is not EntryState.LIVE:
             self._say_again(entry, self.stream(wanted.id, route, run=entry.run))
 
     # ---- a request's life --------------------------------------------------------------------
@@ -190,20 +194,42 @@ class Prompts:
         draft, is_streamed = payloads.parse_draft(
             envelope, client, arrival.message.expiry_s, _believable_now()
         )
-        if is_stale and draft.ttl_s is None:
-            raise Expired("the request waited with the broker for minutes; send it again, with a ttl_s")
         request = to_request(draft, self._config.limits, self._config.profiles, self._rules.of(client))
+        kept = Intent(request, arrival.route, envelope.is_text_wanted, is_streamed, draft.replaces_history)
+        if is_stale and draft.ttl_s is None:
+            stale = Expired("the request waited with the broker for minutes; send a new one, with a ttl_s")
+            return self._end_unbegun(arrival, kept, stale)
         if self._tombstones.get((client, envelope.id), 0.0) > time.monotonic():
-            raise Cancelled("the request was cancelled before it arrived")
+            return self._end_unbegun(arrival, kept, Cancelled("the request was cancelled before it arrived"))
         answer = self._dispatcher.submit(
             request, supersede=draft.supersede, replaces_history=draft.replaces_history
         )
-        kept = Intent(request, arrival.route, envelope.is_text_wanted, is_streamed, draft.replaces_history)
-        entry = self._journal.open(
-            client, envelope.id, arrival.message.payload, intent=intents.encode(kept), ttl_s=request.ttl_s
-        )
+        entry = self._note(arrival, kept)
         self.begin(entry, answer, kept)
         return asyncio.ensure_future(self._journal.committed(entry))
+
+    def _note(self, arrival: Arrival, kept: Intent) -> Entry:
+        return self._journal.open(
+            arrival.client,
+            arrival.envelope.id,
+            arrival.message.payload,
+            intent=intents.encode(kept),
+            ttl_s=kept.request.ttl_s,
+        )
+
+    def _end_unbegun(self, arrival: Arrival, kept: Intent, error: RequestError) -> Safe:
+        """A result without an answer that has to hold when the request comes again."""
+        entry = self._note(arrival, kept)
+        self.end_at_once(entry, kept, error)
+        return asyncio.ensure_future(self._journal.committed(entry))
+
+    def end_at_once(self, entry: Entry, intent: Intent, error: RequestError) -> None:
+        """An accepted request ends in this, with nothing computed."""
+        stream = self.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
+        finals = stream.error(error)
+        self._journal.end(entry, finals)
+        self._counts.refused(error)
+        self.spawn(self.deliver(entry, stream, finals), f"end {entry.client}/{entry.id}")
 
     def begin(self, entry: Entry, answer: Answer, intent: Intent) -> None:
         """Say what becomes of an answer, to the end."""
@@ -222,6 +248,7 @@ class Prompts:
         entry, answer, stream = live.entry, live.answer, live.stream
         try:
             await self._journal.committed(entry)
+            live.is_accepted = True
             stream.accept(answer.request, self._dispatcher.queue_pos(answer))
             if live.is_streamed:
                 await stream.follow(answer)
@@ -248,6 +275,8 @@ class Prompts:
     def _repeat(self, entry: Entry, arrival: Arrival) -> Safe:
         """A duplicate: `accepted` again while the request lives, its result when it has ended."""
         live = self._live.get((entry.client, entry.id))
+        if live is None and entry.state is EntryState.LIVE:
+            return None  # after a restart it waits for its turn (recovery.py)
         if live is None:
             envelope = arrival.envelope
             self._say_again(
@@ -317,7 +346,7 @@ class Prompts:
         self.spawn(stream.deliver(stream.error(error)), f"refusal {client}/{envelope.id}")
 
     def _refuse_unnamed(self, client: str, message: Incoming, error: RequestError) -> None:
-        envelope = Envelope(id=payloads.make_id())
+        envelope = Envelope(id=payloads.given_id(message.payload) or payloads.make_id())
         self._refuse(client, envelope, self._door.way_back(client, envelope.id, message)[0], error)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -63,7 +63,7 @@ class Recovery:
                 is_suspect=is_suspect,
             )
         except RequestError as error:
-            self._end(one, intent, error)
+            self._prompts.end_at_once(one.entry, intent, error)
             return None
         self._prompts.begin(one.entry, answer, intent)
         return answer
@@ -76,10 +76,3 @@ class Recovery:
             answer = self._go_on(one, intent, is_suspect=True)
             if answer is not None:
                 await answer.ended.wait()
-
-    def _end(self, one: Recovered, intent: Intent, error: RequestError) -> None:
-        entry = one.entry
-        stream = self._prompts.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
-        finals = stream.error(error)
-        self._journal.end(entry, finals)
-        self._prompts.spawn(self._prompts.deliver(entry, stream, finals), f"end {entry.client}/{entry.id}")

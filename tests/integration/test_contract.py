@@ -129,6 +129,42 @@ def test_a_duplicate_of_a_live_request_gets_all_the_text_again(
         assert done["run"] == 1
 
 
+def test_a_new_connection_hears_of_acceptance_again(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """After a restart of the daemon it carries the new boot, and the next run."""
+    daemon = start_daemon(step_s=0.03)
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "a LONG story", "max_tokens": 150})
+        first = device.wait_frame(type="accepted")
+        wait_until(lambda: device.received_text("r1"), "some text")
+        daemon.kill()
+        daemon.start()
+        again = device.wait_frame(type="accepted", run=2)
+        assert again["boot_id"] != first["boot_id"]
+        assert again["seed"] == first["seed"]
+        done = device.wait_end("r1")
+        assert device.received_text("r1") == done["text"]
+
+
+def test_what_is_wrong_with_a_question_is_said_under_its_id(daemon: Daemon, broker: Mosquitto) -> None:
+    """To whoever waits there."""
+    with Device(broker.port, MINE, f"{BASE}/ctl/response/#") as device:
+        device.publish(f"{BASE}/ctl/request/log", {"id": "o-3", "lines": 100_000})
+        assert device.wait_frame(topic_part="/ctl/response/log/o-3")["code"] == "bad_request"
+        device.publish(f"{BASE}/cancel/me", {"id": "c-3", "all": "yes"})
+        assert device.wait_frame(topic_part="/response/me/c-3")["code"] == "bad_request"
+
+
+def test_clearing_a_retained_request_is_no_request(daemon: Daemon, broker: Mosquitto) -> None:
+    """Nobody is told anything."""
+    with Device(broker.port, f"{BASE}/response/#") as device:
+        device.publish(REQUEST, "", retain=True)
+        device.publish(REQUEST, {"id": "r1", "prompt": "hello"})
+        device.wait_end("r1")
+        assert {frame["id"] for frame in device.frames()} == {"r1"}
+
+
 # ---- operators -----------------------------------------------------------------------------------
 
 

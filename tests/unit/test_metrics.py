@@ -15,7 +15,7 @@ from agent.counts import Counts
 from agent.errors import BY_CODE, Busy
 from agent.exposition import Family, Sample, render
 from agent.findings import Finding, Severity
-from agent.metrics import JOURNAL_DEGRADED, families
+from agent.metrics import families
 from agent.request import Failed, Finished, FinishReason, Message, Request, Sampling, Timings, Usage
 from agent.status import EngineStatus, Memory, ModelStatus, Status
 from agent.textfile import Textfile, write
@@ -108,7 +108,7 @@ def test_what_a_box_does_not_know_is_not_told() -> None:
 
 def test_trouble_is_told() -> None:
     """Without a broker, with a journal that keeps nothing, not online."""
-    finding = Finding(Severity.WARNING, JOURNAL_DEGRADED, "x")
+    finding = Finding(Severity.WARNING, "journal_disk_full", "x")
     found = read(
         msgspec.structs.replace(STATUS, state="degraded", mqtt="disconnected: gone", findings=(finding,))
     )
