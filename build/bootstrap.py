@@ -29,6 +29,8 @@ CHECKS = (
     ("mypy", "--strict", "agent"),
 )
 UNIT_TESTS = "tests/unit"
+# Most of a test run is waiting for brokers that come back; a worker that has nothing left takes from another.
+SIDE_BY_SIDE = ("-n", "4", "--dist", "worksteal")
 TEST_TIERS = (UNIT_TESTS, "tests/integration", "tests/model", "tests/packaging")
 # Only with TAMPU_TEST_VULKAN=1: it needs a Vulkan driver, and llama.cpp compiled once more.
 VULKAN_TESTS = "tests/vulkan"
@@ -86,7 +88,7 @@ def test_here(arguments: Sequence[str]) -> int:
         corpus.ensure(recipe, environment.python, environment.logs / "vocabularies.log")
         mqttjs.ensure_if_reachable(environment.python, environment.logs / "mqttjs.log")
     lint = 0 if arguments else run_all(environment, CHECKS)
-    tests = pytest(environment, *([] if chosen else TEST_TIERS), *arguments)
+    tests = pytest(environment, *(arguments if chosen else [*TEST_TIERS, *SIDE_BY_SIDE, *arguments]))
     return tests or lint
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_FILES = {
+DATA_FILES = {"agent/mqtt/contract.schema.json"} | {
     f"agent/data/{name}"
     for name in (
         *("manifest.yaml", "manifest.schema.json", "tampu.yaml", "tampu.service", "tampu-gpu.conf"),
