@@ -15,7 +15,7 @@ from collections.abc import Callable
 from agent.config import Mqtt
 from agent.config_file import read_secret
 from agent.errors import BrokerError
-from agent.findings import Finding
+from agent.findings import Finding, Severity
 from agent.mqtt.paho_client import Listener, PahoClient
 from agent.mqtt.server import Server
 from agent.mqtt.subscriptions import Subscriptions
@@ -56,6 +56,12 @@ GIVE_UP_CONNECTING_S = 60.0
 CONGESTED_BYTES = 256 << 10
 LOOK_AGAIN_S = 0.05
 _UNSUPPORTED_PROTOCOL = {0x84, 0x01}
+_NO_POOLS = Finding(
+    Severity.WARNING,
+    "broker_no_pools",
+    "The broker has no shared subscriptions, so this box gets nothing of its pools.",
+    "Use a broker that has them (mosquitto does), or take `pools` out of the configuration.",
+)
 
 
 class Connection:
@@ -170,8 +176,17 @@ class Connection:
 
         A broker without shared subscriptions is not asked for any: it would end the connection.
         """
-        has_shared = self._server.has_shared
-        self._subscriptions.subscribe([one for one in filters if has_shared or not one.startswith("$share/")])
+        taken = self._known(filters)
+        if len(taken) < len(filters) and _NO_POOLS not in self._notes:
+            self._notes = (*self._notes, _NO_POOLS)
+            log.warning("%s %s", _NO_POOLS.what, _NO_POOLS.remedy)
+        self._subscriptions.subscribe(taken)
+
+    def unsubscribe(self, filters: list[str]) -> None:
+        """Hear no more of them. What is not acknowledged yet still may be."""
+        self._subscriptions.forget(filters)
+        if self.is_open and (taken := self._known(filters)):
+            self._client.ask_no_more(taken)
 
     def publish(self, message: Publish) -> "asyncio.Future[int]":
         """Send; the future gives the broker's reason code (0 at QoS 0). It fails with ConnectionLost.
@@ -224,6 +239,10 @@ class Connection:
             self._notes = trusted.findings
         if will is not None:
             client.set_will(will)
+
+    def _known(self, filters: list[str]) -> list[str]:
+        """Those that the broker understands."""
+        return [one for one in filters if self._server.has_shared or not one.startswith("$share/")]
 
     def _send(self, message: Publish) -> int:
         """Hand over to paho; the message's id."""

@@ -22,6 +22,7 @@ from agent.mqtt.ctl import Operator
 from agent.mqtt.inbox import Inbox, Safe
 from agent.mqtt.json_stream import Box
 from agent.mqtt.link import Link
+from agent.mqtt.membership import Membership
 from agent.mqtt.prompts import Prompts
 from agent.mqtt.recovery import Recovery
 from agent.mqtt.topics import Routed, Topics
@@ -54,6 +55,7 @@ class MqttFront:
     ) -> None:
         mqtt = config.mqtt
         self._config = config
+        self._engine = engine
         self._status = status
         home = mqtt.home_assistant_prefix if mqtt.home_assistant else None
         self._topics = Topics(mqtt.prefix, config.node, mqtt.reply_prefixes, mqtt.pools, home)
@@ -63,11 +65,12 @@ class MqttFront:
         )
         self._pool_link = Link(
             self._connect_pool,
-            lambda connection: connection.subscribe(self._topics.pool_filters()),
+            lambda connection: self._membership.on_up(connection, engine.state),
             lambda _: None,
             self._on_pool_message,
             protocol=str(mqtt.protocol),
         )
+        self._membership = Membership(self._pool_link, self._topics.pool_filters())
         self._prompts = Prompts(
             config, engine.dispatcher, journal, self._link, self._topics, box, counts, self._on_room
         )
@@ -103,7 +106,7 @@ class MqttFront:
     def stop(self) -> None:
         """The daemon is stopping: take nothing more from the pools, say so."""
         self._prompts.on_stop()
-        self._board.publish_state()
+        self.publish_state()
 
     async def close(self) -> None:
         """Give the last frames a moment, say `offline`, disconnect."""
@@ -120,11 +123,14 @@ class MqttFront:
 
     def findings(self) -> tuple[Finding, ...]:
         """What a person should know of the links."""
-        return (*self._link.findings, *self._pool_link.findings)
+        # What is wrong with the broker is wrong with both.
+        return tuple(dict.fromkeys((*self._link.findings, *self._pool_link.findings)))
 
     def publish_state(self) -> None:
-        """Publish status and info again; called when the engine's state has changed."""
+        """Publish status and info again, and join or leave the pools; called when the engine's state has
+        changed."""
         self._board.publish_state()
+        self._membership.tend(self._engine.state, is_stopping=self._status.is_stopping)
 
     # ---- the links ---------------------------------------------------------------------------
 

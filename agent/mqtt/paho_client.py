@@ -101,6 +101,10 @@ class PahoClient(paho.Client):
             return self.subscribe([(name, options) for name in filters])[1]
         return self.subscribe([(name, 1) for name in filters])[1]
 
+    def ask_no_more(self, filters: list[str]) -> None:
+        """Unsubscribe. With a connection that is gone there is nothing left to do."""
+        self.unsubscribe(filters)
+
     def send(self, message: Publish) -> paho.MQTTMessageInfo:
         """Hand a publish over; raises ConnectionLost. The receipt knows its id, and when it is written."""
         properties = None

@@ -27,12 +27,20 @@ class Subscriptions:
         if mid is not None:
             self._asked[mid] = filters
 
+    def forget(self, filters: list[str]) -> None:
+        """They are not wanted any more: those that were refused are not asked for again."""
+        for name in filters:
+            self._refused.pop(name, None)
+        self._asked = {
+            mid: [name if name not in filters else "" for name in names] for mid, names in self._asked.items()
+        }
+
     def take(self, mid: int, refusals: list[str]) -> None:
         """The SUBACK: for each filter the reason why not, or nothing."""
         for name, reason in zip(self._asked.pop(mid, []), refusals, strict=False):
             if not reason:
                 self._refused.pop(name, None)
-            elif name not in self._refused:
+            elif name and name not in self._refused:
                 self._refused[name] = reason
                 log.error(
                     "the broker refuses our subscription to %s (%s); allow this user to read it", name, reason

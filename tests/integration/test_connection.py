@@ -125,6 +125,7 @@ async def test_a_broker_without_shared_subscriptions_is_not_asked_for_one() -> N
         connection.subscribe(["$share/tampu/pool/x/request/+"])
         connection.subscribe(["$share/tampu/pool/x/request/+", "mine"])
         await wait_for(lambda: small.of(SUBSCRIBE))
+        assert [finding.code for finding in connection.findings] == ["broker_no_pools"]
     (packet,) = small.of(SUBSCRIBE)
     assert b"mine" in packet.body
     assert b"$share" not in packet.body

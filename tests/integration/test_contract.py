@@ -1,7 +1,9 @@
 """The contract over a real broker: state and results again, small frames, operators, health, silence."""
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +247,59 @@ def test_a_pool_shares_its_work_and_a_full_member_says_busy(
     done = {frame["id"]: frame["node"] for frame in ends if frame["type"] == "done"}
     assert {frame["id"]: frame["node"] for frame in accepted} == done
     assert len(done) >= 6
+
+
+def pool_nodes(broker: Mosquitto, number: int) -> set[str]:
+    """Which boxes answer so many requests to the pool; none may be refused."""
+    pool = "tampu/v1/pool/garden"
+    with Device(broker.port, f"{pool}/response/me/#") as device:
+        for one in range(number):
+            device.publish(
+                f"{pool}/request/me", {"id": f"{number}-{one}", "prompt": "hello", "max_tokens": 2}
+            )
+        ends = [device.wait_end(f"{number}-{one}") for one in range(number)]
+    assert {frame["type"] for frame in ends} == {"done"}
+    return {frame["node"] for frame in ends}
+
+
+def wait_in_pool(daemon: Daemon) -> None:
+    """Until its second connection is there, too."""
+    wait_until(lambda: daemon.log.read_text().count("connected to the broker with") == 2, "two connections")
+
+
+def test_a_box_without_a_model_is_dealt_nothing_of_its_pools(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto, tmp_path: Path, model_folder: Path
+) -> None:
+    """It would refuse faster than others answer; once it has a model it takes its share."""
+    mqtt = {"port": broker.port, "pools": ["garden"]}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    wait_in_pool(start_daemon(name="north", node="north", mqtt=mqtt))
+    models = {"folder": str(empty), "name": "fake.gguf"}
+    south = start_daemon(name="south", node="south", mqtt=mqtt, models=models, online=False)
+    wait_until(lambda: south.status().get("state") == "degraded", "there is no model")
+    wait_in_pool(south)
+    assert pool_nodes(broker, 6) == {"north"}
+    shutil.copy(model_folder / "fake.gguf", empty)
+    wait_until(lambda: south.status().get("state") == "online", "there is a model", 40)
+    assert pool_nodes(broker, 7) == {"north", "south"}
+
+
+def test_a_box_that_stops_is_dealt_nothing_of_its_pools(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """While it ends what it has."""
+    mqtt = {"port": broker.port, "pools": ["garden"]}
+    north = start_daemon(name="north", node="north", step_s=0.05, mqtt=mqtt)
+    wait_in_pool(start_daemon(name="south", node="south", mqtt=mqtt))
+    with Device(broker.port, "tampu/v1/north/#") as device:
+        device.publish("tampu/v1/north/request/me", {"id": "r1", "prompt": "a LONG story", "max_tokens": 100})
+        device.wait_frame(type="delta")
+        assert north.process is not None
+        north.process.terminate()
+        device.wait_frame("/status", state="stopping")
+        assert pool_nodes(broker, 6) == {"south"}
+        assert device.wait_end("r1")["type"] == "done"
 
 
 def test_an_answer_of_a_pool_is_stopped_on_the_topic_of_the_box_that_has_it(
