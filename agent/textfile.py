@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -37,7 +38,8 @@ class Textfile:
                 await asyncio.sleep(self._every_s)
         finally:
             with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
+                if self._path.is_file():
+                    self._path.unlink(missing_ok=True)
 
     def findings(self) -> tuple[Finding, ...]:
         """Why nobody reads metrics; nothing when all is well."""
@@ -75,6 +77,8 @@ def write(path: Path, text: str) -> None:
 
     Raises OSError. Beside it a hidden file lies for a moment, which the exporter does not read.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "something that is no file is there")
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     try:

@@ -140,6 +140,9 @@ def save(content: bytes, output: str | None, node: str) -> Path:
     name = f"tampu-report-{node or 'box'}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     path = Path(output or name)
     try:
+        # A device or a pipe would be replaced: as root that is the end of /dev/null for everybody.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise TampuError(f"{path} is no file to write a report to; name another one with --output")
         # Made with mode 0600 under a name of its own: nothing is written through a link, nor half.
         handle, part = tempfile.mkstemp(prefix=".tampu-report-", dir=path.parent)
         try:

@@ -186,6 +186,24 @@ def test_a_link_in_its_place_is_replaced(tmp_path: Path) -> None:
     assert (secret.read_text(), path.is_symlink()) == ("mine", False)
 
 
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path) -> None:
+    """Neither replaced nor taken away at the end: as root it may be a device."""
+    path = tmp_path / "tampu.prom"
+    os.mkfifo(path)
+    textfile = Textfile(str(path), 0.001, lambda: "x 1\n")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(textfile.run())
+        async with asyncio.timeout(20):
+            while not textfile.findings():
+                await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert path.is_fifo()
+
+
 def test_a_folder_that_cannot_be_written_is_a_finding(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

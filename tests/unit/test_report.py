@@ -129,6 +129,17 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "target"]
 
 
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path) -> None:
+    """`sudo tampu report --output /dev/null` must not put a file there; a link to such a thing neither."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for out in (pipe, link):
+        with pytest.raises(TampuError, match="is no file to write a report to"):
+            save(b"{}", str(out), "box")
+    assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
+
+
 @pytest.mark.parametrize("where", ["none/out.json", "x" * 300, "."])
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, where: str) -> None:
     """With the option that mends it; nothing is left behind."""
