@@ -573,19 +573,21 @@ def main() -> int:
     parser.add_argument("--client", help="this device's name")
     parser.add_argument("--user")
     parser.add_argument("--password-file", type=Path)
-    parser.add_argument("--ca", help="speak TLS, and check the broker with this file")
+    parser.add_argument("--ca", type=Path, help="speak TLS, and check the broker with this file")
     args = parser.parse_args()
-    password = args.password_file.read_text().strip() if args.password_file else None
-    tls = ssl.create_default_context(cafile=args.ca) if args.ca else False
-    options = {"client": args.client, "port": args.port, "username": args.user, "password": password}
     try:
+        password = args.password_file.read_text().strip() if args.password_file else None
+        tls = ssl.create_default_context(cadata=args.ca.read_text()) if args.ca else False
+        options = {"client": args.client, "port": args.port, "username": args.user, "password": password}
         with TampuClient(args.host, node=args.node, tls=tls, **options) as box:
             for text in box.stream(args.prompt):
                 print(text, end="", flush=True)
             print()
-    except (AnswerError, NoAnswer) as error:
+    except (AnswerError, NoAnswer, OSError, ValueError) as error:
         print(f"{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -262,6 +262,22 @@ def test_the_client_is_a_program_too(daemon: Daemon, broker: Mosquitto, tmp_path
     assert done.stdout.strip()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("box", "hello", "--password-file", "/nowhere"), "/nowhere"),
+        (("box", "hello", "--ca", "/nowhere"), "/nowhere"),
+        (("a/b", "hello"), "is no name"),
+    ],
+)
+def test_the_programs_mistakes_are_sentences(words: tuple[str, ...], said: str) -> None:
+    """No traceback for a file that is not there or a name that is none."""
+    command = [sys.executable, str(client_module.__file__), "127.0.0.1", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr
+
+
 def test_an_answer_can_be_had_again(daemon: Daemon, box: TampuClient) -> None:
     """By its id, also by a process that never asked; an id nobody knows is an error."""
     first = box.stream("hello", id="r-1", max_tokens=20)
