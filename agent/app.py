@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from agent import crash, logs, systemd
 from agent.answer import Answer
-from agent.api.listen import FOLDER_MODE, bind_socket
+from agent.api.listen import FOLDER_MODE, bind_socket, check_folders
 from agent.catalog.watch import FolderWatch
 from agent.config import Config
 from agent.counts import Counts
@@ -295,7 +296,10 @@ def _only_instance(socket_path: str) -> Iterator[None]:
     path = Path(f"{socket_path}.lock")
     try:
         path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        lock = path.open("w")
+        check_folders(path.parent)
+        # Nothing is written to it, nor through a link.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = open(os.open(path, flags, 0o600), "r+b", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:
         raise ConfigError(f"api.socket: {path} cannot be made: {error.strerror}") from error
     with lock:

@@ -18,7 +18,7 @@ def runtime_folder() -> Path:
         return Path(given.split(":")[0])
     if os.geteuid() == 0:
         return Path("/run/tampu")
-    fallback = os.environ.get("TMPDIR", "/tmp") + f"/tampu-{os.geteuid()}"  # noqa: S108 - a private folder, made 0700
+    fallback = os.environ.get("TMPDIR", "/tmp") + f"/tampu-{os.geteuid()}"  # noqa: S108 - see check_folders in api/listen.py
     return Path(os.environ.get("XDG_RUNTIME_DIR", fallback)) / "tampu"
 
 

@@ -38,6 +38,19 @@ def bind_socket(path: str, group: str | None) -> socket.socket:
     return sock
 
 
+def check_folders(folder: Path) -> None:
+    """Where everybody may make folders, as in /tmp, ours must not be another user's: its owner could put a
+    socket of their own in our place, or a link where we write. Raises ConfigError or OSError."""
+    folder = folder.absolute()
+    for one in (folder, *folder.parents):
+        inside = os.stat(one.parent)
+        owner = os.lstat(one).st_uid
+        if inside.st_mode & stat.S_IWOTH and owner not in (0, os.geteuid()):
+            raise ConfigError(
+                f"api.socket: {one} belongs to another user (id {owner}); set api.socket to a path elsewhere"
+            )
+
+
 def _group_id(group: str | None) -> int | None:
     if group is None:
         return None
