@@ -10,9 +10,10 @@ from agent.answer import Answer
 from agent.errors import RequestError
 from agent.journal.journal import Final
 from agent.mqtt.stream import Stream
+from agent.mqtt.topics import SUFFIXES
 from agent.request import Finished, Request
 
-DONE, ERROR = "/done", "/error"
+DONE, ERROR = SUFFIXES
 
 
 class TextStream(Stream):

@@ -4,7 +4,7 @@ Clients, ids, pools and verbs are names of the wire (names.py), so a topic built
 separator or wildcard that was not written there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.errors import BadReplyTopic
@@ -25,6 +25,8 @@ from agent.mqtt.names import device_id, is_name
 MAX_REPLY_BYTES = 256
 MAX_REPLY_LEVELS = 32
 HOME_ASSISTANT = "{home_assistant}"
+# What text_stream.py ends a reply topic with.
+SUFFIXES = ("/done", "/error")
 _IN = tuple(channel for channel in CHANNELS if channel.way is Way.IN)
 
 
@@ -115,18 +117,23 @@ class Topics:
         allowed = (own, *self.reply_prefixes)
         if not any(topic == root or topic.startswith(f"{root}/") for root in allowed):
             raise BadReplyTopic(f"the reply topic must begin with one of: {', '.join(allowed)}")
-        if self._is_listened_to(topic) or topic in {self.status, self.info, self.health, self.discovery}:
+        if any(self._is_of_boxes(one) for one in (topic, *(topic + suffix for suffix in SUFFIXES))):
             raise BadReplyTopic("the reply topic is one that a box uses itself")
         return topic
 
-    def _is_listened_to(self, topic: str) -> bool:
-        """True where this box or another one would take an answer for a request."""
-        templates = (channel.topic.replace("{base}", "{prefix}/{node}") for channel in self._heard())
+    def _is_of_boxes(self, topic: str) -> bool:
+        """True where this box or another one would take an answer for a request, or speaks of itself."""
+        others = (channel for channel in CHANNELS if channel not in (RESPONSE, POOL_RESPONSE))
+        templates = (channel.topic.replace("{base}", "{prefix}/{node}") for channel in self._wanted(others))
         return any(_match(self._root(one), topic) is not None for one in templates)
 
     def _heard(self) -> Iterator[Channel]:
-        """The incoming channels, less those of a Home Assistant that is not wanted."""
-        return (one for one in _IN if self.home_assistant is not None or HOME_ASSISTANT not in one.topic)
+        """The incoming channels."""
+        return self._wanted(_IN)
+
+    def _wanted(self, channels: Iterable[Channel]) -> Iterator[Channel]:
+        """Less those of a Home Assistant that is not wanted."""
+        return (one for one in channels if self.home_assistant is not None or HOME_ASSISTANT not in one.topic)
 
     def _root(self, template: str) -> str:
         """The template with the configured prefixes in place."""

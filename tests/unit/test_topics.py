@@ -68,6 +68,32 @@ def test_other_reply_topics_are_refused(topic: str) -> None:
         TOPICS.check_reply(topic, "me")
 
 
+WIDE = Topics("tampu/v1", "box", ("tampu/v1", "homeassistant"), ("herbs",), "homeassistant")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "tampu/v1/box/request/me",
+        "tampu/v1/other/request/me",
+        "tampu/v1/other/request",
+        "tampu/v1/other/cancel",
+        "tampu/v1/pool/herbs/request",
+        "tampu/v1/other/ctl/request",
+        "tampu/v1/other/ctl/response/info/r1",
+        "tampu/v1/other/status",
+        "tampu/v1/other/info",
+        "tampu/v1/other/health",
+        "homeassistant/status",
+        "homeassistant/device/other/config",
+    ],
+)
+def test_a_wide_prefix_lets_nobody_speak_as_a_box_or_ask_one(topic: str) -> None:
+    """Nor with the endings of bare text, `/done` and `/error`: an answer would be a request, and so on."""
+    with pytest.raises(BadReplyTopic, match="one that a box uses itself"):
+        WIDE.check_reply(topic, "me")
+
+
 @given(st.text())
 def test_a_checked_reply_topic_is_always_inside_an_allowed_root(topic: str) -> None:
     """Whatever is offered: refused, or below one of the roots and without wildcards."""
