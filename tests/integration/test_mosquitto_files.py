@@ -155,6 +155,18 @@ def test_pool_requests_are_held_to_the_clients_name_too(central: Central) -> Non
         assert {frame["id"] for frame in bob.frames()} == {"r2"}
 
 
+def test_who_joins_a_pools_share_hears_nothing_and_the_requests_are_lost(central: Central) -> None:
+    """What the file's comment warns of: mosquitto asks no acl_file about subscriptions."""
+    pool = "tampu/v1/pool/herbs"
+    shared = f"$share/tampu/{pool}/request/+"
+    with central.device("tampu", shared) as member, central.device("bob", shared) as bob:
+        with central.device("ann", f"{pool}/response/ann/#") as ann:
+            for number in range(10):
+                ann.publish(f"{pool}/request/ann", {"id": f"r{number}"})
+        wait_until(lambda: len(member.messages) == 5, "its share, which is half")
+        assert not bob.messages
+
+
 def test_operators_alone_have_the_ctl_topics(central: Central) -> None:
     """To ask, and to hear what was answered."""
     ask, answer = f"{BASE}/ctl/request/info", f"{BASE}/ctl/response/info/r1"
