@@ -1,6 +1,7 @@
 """`tampu ask --mqtt`: the same question as a device asks it, over a broker."""
 
 import argparse
+import math
 import re
 import sys
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # A person waits: long enough for a broker that leaves MQTT 5 unanswered to be asked in 3.1.1.
 CONNECTS_WITHIN_S = 15.0
+# What a box takes as `ttl_s`.
+MAX_TIMEOUT_S = 86400 * 365
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^:\s]+))(?::(?P<port>[0-9]{1,5}))?\Z")
 
 
@@ -40,8 +43,24 @@ def register(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mqtt-tls", action="store_true", help="speak TLS")
     group.add_argument("--mqtt-ca", metavar="FILE", help="speak TLS, and trust this file, not the system's")
     group.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=300.0, help="give up after so long (default: 300)"
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=300.0,
+        help="give up after so long (default: 300)",
     )
+
+
+def seconds(text: str) -> float:
+    """How long to wait: more than nothing, and no longer than a request may live. Raises
+    ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected seconds, above 0, a year at most")
+    return value
 
 
 def address(text: str) -> tuple[str, int | None]:

@@ -96,3 +96,11 @@ def test_a_name_that_is_none_is_said_before_anything_is_sent(words: tuple[str, .
     done = ask(free_port(), *words)
     assert done.returncode == 1
     assert "is no name" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "inf", "1e12", "soon"])
+def test_a_time_that_is_none_is_a_mistake_of_usage(seconds: str) -> None:
+    """And not a broker that does not answer."""
+    done = ask(free_port(), "hello", "--timeout", seconds)
+    assert done.returncode == 2
+    assert "is no time" in done.stderr
