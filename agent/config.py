@@ -45,8 +45,10 @@ class Tls(_Section, frozen=True):
 
 
 class Mqtt(_Section, frozen=True):
-    """`pools` are streams of work this box shares with others. `operators` says what the `ctl` topics may:
-    nothing, look, or also change what runs here. `health` is published every `health_s` seconds."""
+    """`pools` are streams of work this box shares with others; `pool_group` is the name they share it under,
+    the same on all: whoever knows it and may log in gets work meant for them. `operators` says what the
+    `ctl` topics may: nothing, look, or also change what runs here. `health` is published every `health_s`
+    seconds."""
 
     host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
     port: Port = 1883
@@ -58,6 +60,7 @@ class Mqtt(_Section, frozen=True):
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     reply_prefixes: tuple[TopicPrefix, ...] = ()
     pools: Annotated[tuple[Name, ...], Meta(max_length=8)] = ()
+    pool_group: Name = "tampu"
     operators: Literal["none", "read", "write"] = "read"
     home_assistant: bool = False
     home_assistant_prefix: TopicPrefix = "homeassistant"

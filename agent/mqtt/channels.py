@@ -35,7 +35,7 @@ class Way(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Channel:
     """`payload` is the struct, or the structs one of which it is; Any where it depends on a name in the
-    topic. `share` names the group that shares an incoming one through the broker."""
+    topic. `share` is the group that shares an incoming one through the broker."""
 
     name: str
     way: Way
@@ -62,7 +62,7 @@ POOL_REQUEST = Channel(
     RequestPayload,
     1,
     "a prompt for whichever member of the pool the broker deals it to",
-    share="tampu",
+    share="{group}",
 )
 POOL_RESPONSE = Channel(
     "pool_response", Way.OUT, "{prefix}/pool/{pool}/response/{client}/{id}", FRAMES, 1, "its default reply"

@@ -58,7 +58,9 @@ class MqttFront:
         self._engine = engine
         self._status = status
         home = mqtt.home_assistant_prefix if mqtt.home_assistant else None
-        self._topics = Topics(mqtt.prefix, config.node, mqtt.reply_prefixes, mqtt.pools, home)
+        self._topics = Topics(
+            mqtt.prefix, config.node, mqtt.reply_prefixes, mqtt.pools, home, mqtt.pool_group
+        )
         box = Box(node=config.node, boot_id=secrets.token_hex(8))
         self._link = Link(
             self._connect, self._on_up, self._on_down, self._on_message, protocol=str(mqtt.protocol)

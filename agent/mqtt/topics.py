@@ -48,6 +48,7 @@ class Topics:
     reply_prefixes: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     home_assistant: str | None = None
+    pool_group: str = "tampu"
 
     @property
     def base(self) -> str:
@@ -77,7 +78,7 @@ class Topics:
     def pool_filters(self) -> list[str]:
         """What to subscribe to for the pools: the broker deals each message to one member."""
         return [
-            f"$share/{channel.share}/{self._fill(channel, pool=pool, client='+')}"
+            f"$share/{self.pool_group}/{self._fill(channel, pool=pool, client='+')}"
             for channel in _IN
             if channel.share is not None
             for pool in self.pools
