@@ -185,6 +185,8 @@ class Journal:
             return
         entry.touched_at = self._clock.now()
         self._index.change(entry, state=EntryState.DELIVERED, intent_bytes=0)
+        # Nobody needs it any more, even where a disk that fails never has it.
+        entry.intent = b""
         self._mark(entry, Part.ROW | Part.INTENT, is_urgent=False)
 
     def drop(self, entry: Entry) -> None:

@@ -80,6 +80,16 @@ async def test_delivered_texts_are_on_disk_only(tmp_path: Path) -> None:
         assert await journal.finals(entry) == answer("herbs")
 
 
+async def test_a_disk_that_fails_keeps_no_prompt_in_memory(tmp_path: Path) -> None:
+    """Once its answer is delivered: thousands of them would be a small box's memory."""
+    (tmp_path / "file").touch()
+    async with running(tmp_path / "file" / "journal") as (journal, _):
+        entry = await deliver(journal, "r1", "herbs")
+        assert [finding.code for finding in journal.findings] == ["journal_not_written"]
+        assert entry.intent == b""
+        assert await journal.finals(entry) == answer("herbs")
+
+
 async def test_many_undelivered_texts_are_not_all_in_memory(tmp_path: Path) -> None:
     """A broker that is away for long costs disk; every text is still given."""
     async with running(tmp_path) as (journal, _):
