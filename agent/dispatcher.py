@@ -246,7 +246,7 @@ class Dispatcher:
 
     def _pump(self) -> None:
         """Give the engine all it may have now: the suspect whose turn it is, and everybody unsuspected."""
-        if self._send_to_engine is None:
+        if self._send_to_engine is None or (self._suspects.wants_silence and self.is_engine_busy):
             return
         if suspect := self._suspects.next():
             self._send(self._send_to_engine, suspect)

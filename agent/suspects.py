@@ -26,6 +26,15 @@ class Suspects:
         """True while the engine may have nothing but the current suspect."""
         return self._current is not None and self._current.num_deaths >= DEATHS_TO_BE_ALONE
 
+    @property
+    def wants_silence(self) -> bool:
+        """True while the next suspect waits for an engine that has nothing else."""
+        return (
+            self._current is None
+            and bool(self._waiting)
+            and self._waiting[0].num_deaths >= DEATHS_TO_BE_ALONE
+        )
+
     def add(self, answer: Answer) -> None:
         """This one is under suspicion already: it waits for its turn."""
         self._waiting.append(answer)

@@ -134,6 +134,10 @@ class Journal:
         self._mark(entry, Part.ROW | Part.INTENT)
         return entry
 
+    def remaining_s(self, entry: Entry) -> float | None:
+        """How long the request may still live, 0 or less when its time is over; None has no deadline."""
+        return None if entry.deadline is None else entry.deadline - self._clock.now()
+
     async def committed(self, entry: Entry) -> None:
         """Wait until the last change of this entry is on disk, or is kept as well as can be."""
         if self._mirror:
@@ -245,8 +249,7 @@ class Journal:
         self._shed()
 
     def _recovered(self, entry: Entry) -> Recovered:
-        remaining_s = None if entry.deadline is None else entry.deadline - self._clock.now()
-        return Recovered(entry, remaining_s, entry.frames or ())
+        return Recovered(entry, self.remaining_s(entry), entry.frames or ())
 
 
 def _is_unfinished(entry: Entry) -> bool:

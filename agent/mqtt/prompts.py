@@ -24,7 +24,7 @@ from agent.dispatcher import Dispatcher
 from agent.draft import to_request
 from agent.errors import Cancelled, Expired, NotFound, RequestError
 from agent.hardware.clock import is_synchronised
-from agent.journal.journal import Entry, EntryState, Final, Journal
+from agent.journal.journal import Entry, Final, Journal
 from agent.logs import log_answer
 from agent.mqtt import intent as intents
 from agent.mqtt import payloads
@@ -94,6 +94,8 @@ class Prompts:
         self._on_room = on_room
         self._audience = Audience()
         self._live: dict[Key, Live] = {}
+        # Live in the journal, and not begun again yet.
+        self._put_off: dict[Key, Entry] = {}
         self._tombstones: OrderedDict[Key, float] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._down_since: float | None = time.monotonic()
@@ -115,12 +117,15 @@ class Prompts:
         """The daemon is stopping: what nobody can hear now is for the next one."""
         if self._link.connection is None:
             for live in self._live.values():
-                self._dispatcher.park(live.answer)
+                self._park(live)
 
     async def close(self, timeout_s: float) -> None:
         """Give the last frames a moment; what is not delivered then is in the journal."""
         if self._deliveries and self._link.connection is not None:
             await asyncio.wait(self._deliveries, timeout=timeout_s)
+        for entry in (*self._put_off.values(), *(live.entry for live in self._live.values())):
+            # A planned end is nobody's fault.
+            self._journal.mark_alone(entry, False)
         for task in self._deliveries:
             task.cancel()
 
@@ -164,7 +169,12 @@ class Prompts:
         wanted = [key for key in self._live if key[0] == client and (cancel.all or key[1] == cancel.id)]
         for key in wanted:
             self._dispatcher.cancel(self._live[key].answer)
-        if not wanted and cancel.id is not None:
+        put_off = [key for key in self._put_off if key[0] == client and (cancel.all or key[1] == cancel.id)]
+        for key in put_off:
+            self.end_unbegun(
+                self._put_off[key], Cancelled("the request was cancelled before its first token")
+            )
+        if not wanted and not put_off and cancel.id is not None:
             self._tombstones[client, cancel.id] = time.monotonic() + TOMBSTONE_S
             while len(self._tombstones) > MAX_TOMBSTONES:
                 self._tombstones.popitem(last=False)
@@ -184,7 +194,9 @@ class Prompts:
         elif live := self._live.get((client, wanted.id)):
             live.stream.reroute(route if message.response_topic is not None else live.stream.route)
             live.stream.progress(live.answer, self._dispatcher.queue_pos(live.answer))
-        elif entry.state is not EntryState.LIVE:
+        elif (client, wanted.id) in self._put_off:
+            self._get_put_off(entry, route, is_moved=message.response_topic is not None)
+        else:
             self._say_again(entry, self.stream(wanted.id, route, run=entry.run))
 
     # ---- a request's life --------------------------------------------------------------------
@@ -198,9 +210,9 @@ class Prompts:
         kept = Intent(request, arrival.route, envelope.is_text_wanted, is_streamed, draft.replaces_history)
         if is_stale and draft.ttl_s is None:
             stale = Expired("the request waited with the broker for minutes; send a new one, with a ttl_s")
-            return self._end_unbegun(arrival, kept, stale)
+            return self._end_for_good(arrival, kept, stale)
         if self._tombstones.get((client, envelope.id), 0.0) > time.monotonic():
-            return self._end_unbegun(arrival, kept, Cancelled("the request was cancelled before it arrived"))
+            return self._end_for_good(arrival, kept, Cancelled("the request was cancelled before it arrived"))
         answer = self._dispatcher.submit(
             request, supersede=draft.supersede, replaces_history=draft.replaces_history
         )
@@ -217,7 +229,7 @@ class Prompts:
             ttl_s=kept.request.ttl_s,
         )
 
-    def _end_unbegun(self, arrival: Arrival, kept: Intent, error: RequestError) -> Safe:
+    def _end_for_good(self, arrival: Arrival, kept: Intent, error: RequestError) -> Safe:
         """A result without an answer that has to hold when the request comes again."""
         entry = self._note(arrival, kept)
         self.end_at_once(entry, kept, error)
@@ -231,8 +243,22 @@ class Prompts:
         self._counts.refused(error)
         self.spawn(self.deliver(entry, stream, finals), f"end {entry.client}/{entry.id}")
 
+    def put_off(self, entry: Entry) -> None:
+        """A request of an earlier daemon is begun again later; until then it is live and can be cancelled."""
+        self._put_off[entry.client, entry.id] = entry
+
+    def end_unbegun(self, entry: Entry, error: RequestError) -> None:
+        """A request of an earlier daemon ends before it is begun again."""
+        self._put_off.pop((entry.client, entry.id), None)
+        intent = intents.decode(entry.intent)
+        if intent is None:
+            self._journal.drop(entry)
+        else:
+            self.end_at_once(entry, intent, error)
+
     def begin(self, entry: Entry, answer: Answer, intent: Intent) -> None:
         """Say what becomes of an answer, to the end."""
+        self._put_off.pop((entry.client, entry.id), None)
         stream = self.stream(
             entry.id,
             intent.route,
@@ -275,20 +301,34 @@ class Prompts:
     def _repeat(self, entry: Entry, arrival: Arrival) -> Safe:
         """A duplicate: `accepted` again while the request lives, its result when it has ended."""
         live = self._live.get((entry.client, entry.id))
-        if live is None and entry.state is EntryState.LIVE:
-            return None  # after a restart it waits for its turn (recovery.py)
+        if live is None and (entry.client, entry.id) in self._put_off:
+            self._move(entry, arrival.route)
+            return asyncio.ensure_future(self._journal.committed(entry))
         if live is None:
             envelope = arrival.envelope
             self._say_again(
                 entry, self.stream(entry.id, arrival.route, run=entry.run, is_text=envelope.is_text_wanted)
             )
             return None
-        if arrival.route != live.stream.route and (kept := intents.decode(entry.intent)):
-            again = msgspec.structs.replace(kept, route=arrival.route)
-            self._journal.change_intent(entry, intents.encode(again))
+        if arrival.route != live.stream.route:
+            self._move(entry, arrival.route)
         live.stream.reroute(arrival.route)
         self.spawn(self._accept_again(live), f"again {entry.client}/{entry.id}")
         return asyncio.ensure_future(self._journal.committed(entry))
+
+    def _move(self, entry: Entry, route: Route) -> None:
+        """Have another daemon answer there, too."""
+        if (kept := intents.decode(entry.intent)) and kept.route != route:
+            self._journal.change_intent(entry, intents.encode(msgspec.structs.replace(kept, route=route)))
+
+    def _get_put_off(self, entry: Entry, route: Route, *, is_moved: bool) -> None:
+        kept = intents.decode(entry.intent)
+        if kept is None:
+            return
+        if is_moved:
+            self._move(entry, route)
+        stream = self.stream(entry.id, route if is_moved else kept.route, entry.run, is_text=kept.is_text)
+        stream.progress(Answer(0, kept.request), self._dispatcher.num_live)
 
     async def _accept_again(self, live: Live) -> None:
         await self._journal.committed(live.entry)
@@ -319,7 +359,12 @@ class Prompts:
             return
         is_long = self._down_since is not None and now - self._down_since >= UNHEARD_S
         if is_long or len(live.answer.text) - live.stream.num_chars > UNHEARD_CHARS:
-            self._dispatcher.park(live.answer)
+            self._park(live)
+
+    def _park(self, live: Live) -> None:
+        """Nobody can hear it now. While it is not computed it ends no daemon."""
+        self._dispatcher.park(live.answer)
+        self._journal.mark_alone(live.entry, False)
 
     # ---- ways back ---------------------------------------------------------------------------
 

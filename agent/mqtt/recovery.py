@@ -7,7 +7,7 @@ import msgspec
 from agent.answer import Answer
 from agent.dispatcher import Dispatcher
 from agent.errors import Expired, Internal, RequestError
-from agent.journal.journal import EntryState, Journal, Recovered
+from agent.journal.journal import Entry, EntryState, Journal, Recovered
 from agent.mqtt import intent as intents
 from agent.mqtt.intent import Intent
 from agent.mqtt.prompts import Prompts
@@ -28,7 +28,7 @@ class Recovery:
 
     def begin(self, found: tuple[Recovered, ...]) -> None:
         """`found` is what the journal held, in order of arrival."""
-        suspects = []
+        suspects: list[Entry] = []
         for one in found:
             intent = intents.decode(one.entry.intent)
             if intent is None:
@@ -37,9 +37,10 @@ class Recovery:
             elif one.entry.state is EntryState.ENDED:
                 self._deliver(one, intent)
             elif one.entry.run > TRUSTED_RUNS and not one.entry.is_alone:
-                suspects.append((one, intent))
+                self._prompts.put_off(one.entry)
+                suspects.append(one.entry)
             else:
-                self._go_on(one, intent)
+                self._go_on(one.entry, intent)
         if suspects:
             self._prompts.spawn(self._one_by_one(suspects), "suspects")
 
@@ -50,29 +51,34 @@ class Recovery:
             self._prompts.deliver(entry, stream, one.finals), f"deliver {entry.client}/{entry.id}"
         )
 
-    def _go_on(self, one: Recovered, intent: Intent, *, is_suspect: bool = False) -> Answer | None:
+    def _go_on(self, entry: Entry, intent: Intent, *, is_suspect: bool = False) -> Answer | None:
         """The answer of a request that is begun again; None where it ends here."""
+        remaining_s = self._journal.remaining_s(entry)
         try:
-            if one.entry.is_alone and not is_suspect:
+            if entry.is_alone and not is_suspect:
                 raise Internal("the daemon ended again and again while it computed this request")
-            if one.remaining_s is not None and one.remaining_s <= 0:
-                raise Expired("the request's time to live ended while the box was down")
+            if remaining_s is not None and remaining_s <= 0:
+                raise Expired("the request's time to live ended before it was begun again")
             answer = self._dispatcher.take_back(
-                msgspec.structs.replace(intent.request, ttl_s=one.remaining_s),
+                msgspec.structs.replace(intent.request, ttl_s=remaining_s),
                 replaces_history=intent.replaces_history,
                 is_suspect=is_suspect,
             )
         except RequestError as error:
-            self._prompts.end_at_once(one.entry, intent, error)
+            self._prompts.end_unbegun(entry, error)
             return None
-        self._prompts.begin(one.entry, answer, intent)
+        self._prompts.begin(entry, answer, intent)
         return answer
 
-    async def _one_by_one(self, suspects: list[tuple[Recovered, Intent]]) -> None:
+    async def _one_by_one(self, suspects: list[Entry]) -> None:
         """If this daemon dies too, the next one reads in the journal which of them it had."""
-        for one, intent in suspects:
-            self._journal.mark_alone(one.entry, True)
-            await self._journal.committed(one.entry)
-            answer = self._go_on(one, intent, is_suspect=True)
+        for entry in suspects:
+            self._journal.mark_alone(entry, True)
+            await self._journal.committed(entry)
+            # Not read before: a duplicate may have brought another way back.
+            intent = intents.decode(entry.intent) if entry.state is EntryState.LIVE else None
+            if intent is None or entry.is_gone:
+                continue
+            answer = self._go_on(entry, intent, is_suspect=True)
             if answer is not None:
                 await answer.ended.wait()

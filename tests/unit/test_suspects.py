@@ -140,3 +140,18 @@ def test_a_suspect_that_must_be_alone_stays_alone_to_its_end() -> None:
     assert suspects.next() is first
     assert not suspects.passed(first)
     assert suspects.is_alone
+
+
+def test_one_that_is_to_be_alone_waits_until_the_others_have_ended() -> None:
+    """It came from the journal while the engine had others: their death would be put on it."""
+    suspect, other = answers(2)
+    suspect.num_deaths = 2
+    suspects = Suspects()
+    suspects.add(suspect)
+    assert suspects.wants_silence
+    assert suspects.next() is suspect
+    assert suspects.is_alone
+    assert not suspects.wants_silence
+    suspects.forget(suspect)
+    suspects.add(other)
+    assert not suspects.wants_silence
