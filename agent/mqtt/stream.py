@@ -109,7 +109,7 @@ class Stream(ABC):
         return finals
 
     def reroute(self, route: Route) -> None:
-        """The device asks again, perhaps from elsewhere: it has nothing, and gets all there is."""
+        """The device asks again, perhaps from elsewhere, and gets all there is, as far as its format can."""
         self._route = route
         self._num_unheard = 0
         self._num_connects = -1

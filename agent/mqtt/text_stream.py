@@ -9,6 +9,7 @@ after a restart of the daemon the text begins again.
 from agent.answer import Answer
 from agent.errors import RequestError
 from agent.journal.journal import Final
+from agent.mqtt.route import Route
 from agent.mqtt.stream import Stream
 from agent.mqtt.topics import SUFFIXES
 from agent.request import Finished, Request
@@ -22,6 +23,12 @@ class TextStream(Stream):
     @property
     def room(self) -> int:
         return super().room - len(ERROR)
+
+    def reroute(self, route: Route) -> None:
+        """Another topic has nothing yet, and gets it all; on the same one nothing can be said again."""
+        if route.topic != self.route.topic:
+            self.num_chars = 0
+        super().reroute(route)
 
     def accept(self, request: Request, queue_pos: int) -> None:
         """Bare text has no word for it."""
