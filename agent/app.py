@@ -25,6 +25,7 @@ from agent.engine_client import EngineClient
 from agent.engine_process import COMMAND
 from agent.engine_state import EngineState
 from agent.errors import ConfigError, ModelUnavailable, RequestError
+from agent.hardware.clock import believed_time
 from agent.hardware.memory import ROOT
 from agent.journal.journal import Journal
 from agent.memory_level import MemoryLevel
@@ -161,10 +162,10 @@ class App:
         """Take up conversations and requests where an earlier daemon left them."""
         found = await self._journal.start()
         sessions = self._engine.dispatcher.sessions
+        sessions.on_change, sessions.wall = self._note_session, believed_time
         for name, kept in self._journal.notes(SESSION_NOTES).items():
             client, _, session = name.removeprefix(SESSION_NOTES).partition("/")
             sessions.restore((client, session), kept)
-        sessions.on_change = self._note_session
         if crash_note := self._journal.notes(CRASH_NOTE).get(CRASH_NOTE):
             self._engine.last_crash = self._noted_crash = crash.decode(crash_note)
         if found:

@@ -48,10 +48,11 @@ class _Session:
 
 
 class _Kept(Struct, frozen=True):
-    """What outlives the daemon of a conversation."""
+    """What outlives the daemon of a conversation; `at` is Unix time, where that was known."""
 
     system: tuple[Message, ...]
     history: tuple[Message, ...]
+    at: float | None = None
 
 
 class Sessions:
@@ -61,6 +62,8 @@ class Sessions:
         self, limits: Limits, clock: Callable[[], float] = time.monotonic, rules: Rules | None = None
     ) -> None:
         self.on_change: OnChange = lambda key, kept, answer: None
+        # Unix time where it can be believed: the age of a conversation over a restart.
+        self.wall: Callable[[], float | None] = lambda: None
         self._limits = limits
         self._rules = rules or Rules(Config(limits=limits))
         self._clock = clock
@@ -92,13 +95,20 @@ class Sessions:
             _begin(session)
 
     def restore(self, key: Key, kept: bytes) -> None:
-        """Go on with a conversation of an earlier daemon; what cannot be read is left out."""
+        """Go on with a conversation of an earlier daemon, the oldest first; what cannot be read, and what
+        nobody has gone on with for too long, is left out."""
         try:
             found = msgspec.msgpack.decode(kept, type=_Kept)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
-        if len(self._sessions) < self._limits.sessions:
-            self._sessions[key] = _Session(found.system, found.history, used_at=self._clock())
+        now = self.wall()
+        age_s = 0.0 if found.at is None or now is None else max(0.0, now - found.at)
+        if age_s >= self._limits.session_ttl_s:
+            self.on_change(key, None, None)
+            return
+        if len(self._sessions) >= self._limits.sessions:
+            self._evict(self._sessions)
+        self._sessions[key] = _Session(found.system, found.history, used_at=self._clock() - age_s)
 
     def is_held(self, answer: Answer) -> bool:
         """True while an earlier request of the same session has not ended."""
@@ -120,7 +130,8 @@ class Sessions:
             session.history = _newest_turns(
                 (*messages, Message("assistant", answer.text)), self._limits.session_bytes
             )
-            self.on_change(key, msgspec.msgpack.encode(_Kept(session.system, session.history)), answer)
+            kept = _Kept(session.system, session.history, self.wall())
+            self.on_change(key, msgspec.msgpack.encode(kept), answer)
         if session.line and was_first:
             _begin(session)
         if session.line or session.history or session.system:

@@ -3,14 +3,13 @@
 A broker with MQTT 3.1.1 does not say how long it has kept a message: only we can know how old it may be.
 """
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from agent.hardware.clock import is_synchronised
+from agent.hardware.clock import believed_time
 from agent.journal.clock import Clock
 
 NOTE = "seen_broker"
@@ -42,7 +41,7 @@ class Absence:
     ) -> None:
         self._notebook = notebook
         self._clock = clock or Clock()
-        self._wall = wall or _wall
+        self._wall = wall or believed_time
         self._noted_at = float("-inf")
 
     def earlier_s(self) -> float:
@@ -63,7 +62,3 @@ class Absence:
             return
         self._noted_at = now
         self._notebook.note(NOTE, msgspec.msgpack.encode(_Seen(self._clock.boot_id, now, self._wall())))
-
-
-def _wall() -> float | None:
-    return time.time() if is_synchronised() else None

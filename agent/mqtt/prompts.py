@@ -23,7 +23,7 @@ from agent.counts import Counts
 from agent.dispatcher import Dispatcher
 from agent.draft import to_request
 from agent.errors import Cancelled, Expired, NotFound, RequestError
-from agent.hardware.clock import is_synchronised
+from agent.hardware.clock import believed_time
 from agent.journal.journal import Entry, Final, Journal
 from agent.logs import log_answer
 from agent.mqtt import intent as intents
@@ -203,9 +203,7 @@ class Prompts:
 
     def _admit(self, arrival: Arrival, is_stale: bool) -> Safe:
         client, envelope = arrival.client, arrival.envelope
-        draft, is_streamed = payloads.parse_draft(
-            envelope, client, arrival.message.expiry_s, _believable_now()
-        )
+        draft, is_streamed = payloads.parse_draft(envelope, client, arrival.message.expiry_s, believed_time())
         request = to_request(draft, self._config.limits, self._config.profiles, self._rules.of(client))
         kept = Intent(request, arrival.route, envelope.is_text_wanted, is_streamed, draft.replaces_history)
         if is_stale and draft.ttl_s is None:
@@ -405,8 +403,3 @@ class Prompts:
         if not task.cancelled() and (error := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=error)
         self._on_room()
-
-
-def _believable_now() -> float | None:
-    """Unix time; None while nobody keeps this box's clock right."""
-    return time.time() if is_synchronised() else None

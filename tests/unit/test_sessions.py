@@ -360,3 +360,55 @@ def test_a_client_s_rules_cut_its_sessions_down() -> None:
     room.ask("x", session="fourth", client="other")
     room.end(busy)
     room.ask("x", session="third")
+
+
+# ---- over a restart ------------------------------------------------------------------------------
+
+
+class Notebook:
+    """What the next daemon finds, the oldest first."""
+
+    def __init__(self) -> None:
+        self.notes: dict[tuple[str, str], bytes] = {}
+
+    def write(self, key: tuple[str, str], kept: bytes | None, _: Answer | None = None) -> None:
+        self.notes.pop(key, None)
+        if kept is not None:
+            self.notes[key] = kept
+
+    def room(self, wall: float | None, limits: Limits | None = None) -> Room:
+        """A daemon that starts at this Unix time with these notes."""
+        room = Room(limits)
+        room.sessions.on_change, room.sessions.wall = self.write, lambda: wall
+        for key, kept in list(self.notes.items()):
+            room.sessions.restore(key, kept)
+        return room
+
+
+@pytest.mark.parametrize(("wall", "count"), [(3600.0, 2), (4599.0, 2), (4601.0, 0), (None, 2), (0.0, 2)])
+def test_a_conversation_grows_old_while_the_box_is_off(wall: float | None, count: int) -> None:
+    """As far as the time is known: after session_ttl_s it is forgotten, here and on disk."""
+    notebook = Notebook()
+    notebook.room(1000.0).talk("one")
+    room = notebook.room(wall)
+    assert len(room.sessions.history("c", "s")) == count
+    assert len(notebook.notes) == bool(count)
+
+
+def test_the_rest_of_its_time_is_what_was_left() -> None:
+    """It is not as good as new after every start."""
+    notebook = Notebook()
+    notebook.room(1000.0).talk("one")
+    room = notebook.room(4000.0)
+    room.clock.now = 601.0
+    assert room.ask("two").request.messages == (user("two"),)
+
+
+def test_of_too_many_the_newest_are_restored() -> None:
+    """There were more when the limits were wider."""
+    notebook = Notebook()
+    room = notebook.room(1000.0)
+    for name in ("old", "middle", "new"):
+        room.talk("one", session=name)
+    room = notebook.room(1001.0, Limits(sessions=2))
+    assert [len(room.sessions.history("c", name)) for name in ("old", "middle", "new")] == [0, 2, 2]
