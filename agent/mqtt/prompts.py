@@ -192,7 +192,11 @@ class Prompts:
             unknown = NotFound(f"id {wanted.id!r} is not known here; send the request (again)")
             self._refuse(client, Envelope(id=wanted.id), route, mistake or unknown)
         elif live := self._live.get((client, wanted.id)):
-            live.stream.reroute(route if message.response_topic is not None else live.stream.route)
+            now = live.stream.route
+            if message.response_topic is not None:
+                # Elsewhere, and the device is no larger than it was.
+                now = msgspec.structs.replace(route, qos=now.qos, max_frame=now.max_frame)
+            live.stream.reroute(now)
             live.stream.progress(live.answer, self._dispatcher.queue_pos(live.answer))
         elif (client, wanted.id) in self._put_off:
             self._get_put_off(entry, route, is_moved=message.response_topic is not None)

@@ -83,6 +83,22 @@ def test_no_packet_to_a_small_device_is_larger_than_it_can_hold(
         assert "at least" in refused["message"]
 
 
+def test_a_small_device_that_asks_from_elsewhere_gets_small_frames_there(
+    start_daemon: Callable[..., Daemon], broker: Mosquitto
+) -> None:
+    """`get` brings another topic and nothing else."""
+    start_daemon(step_s=0.01)
+    with Device(broker.port, MINE) as device:
+        device.publish(REQUEST, {"id": "r1", "prompt": "a LONG story", "max_tokens": 200, "max_frame": 256})
+        wait_until(lambda: len(device.received_text("r1")) > 300, "more than a frame's text")
+        topic = f"{BASE}/response/me/x"
+        device.publish(f"{BASE}/get/me", {"id": "r1"}, ResponseTopic=topic)
+        device.wait_end("r1")
+        sizes = [len(m.payload) + len(m.topic) + 8 for m in device.messages if m.topic == topic]
+        assert sizes
+        assert max(sizes) <= 256
+
+
 def test_a_request_that_waits_is_told_so_every_few_seconds(
     start_daemon: Callable[..., Daemon], broker: Mosquitto
 ) -> None:
