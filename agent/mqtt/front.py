@@ -77,8 +77,8 @@ class MqttFront:
             config, engine.dispatcher, journal, self._link, self._topics, box, counts, self._on_room
         )
         self._recovery = Recovery(self._prompts, engine.dispatcher, journal)
-        self._inbox = Inbox(self._handle, lambda: self._prompts.is_full)
-        self._pool_inbox = Inbox(self._handle, lambda: self._prompts.is_full)
+        self._inbox = Inbox(self._handle, lambda: self._prompts.deliveries.is_full)
+        self._pool_inbox = Inbox(self._handle, lambda: self._prompts.deliveries.is_full)
         self._board = Board(
             config, engine, status, vitals, self._link, self._topics, box, lambda: self._num_drops
         )

@@ -17,6 +17,7 @@ class Membership:
         self._filters = filters
         self._can_answer = False
         self._has_joined = False
+        self._has_left = False
 
     def on_up(self, connection: Connection, state: EngineState) -> None:
         """There is a new connection, on which nothing is subscribed to."""
@@ -34,7 +35,8 @@ class Membership:
             self._can_answer = True
         elif state is EngineState.FAILED:
             self._can_answer = False
-        wanted = self._can_answer and not is_stopping
+        self._has_left = self._has_left or is_stopping
+        wanted = self._can_answer and not self._has_left
         if wanted and not self._has_joined:
             connection.subscribe(self._filters)
         elif self._has_joined and not wanted:

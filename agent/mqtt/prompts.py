@@ -10,10 +10,8 @@ there before it is published, and stays until the broker has acknowledged it.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -24,11 +22,12 @@ from agent.dispatcher import Dispatcher
 from agent.draft import to_request
 from agent.errors import Cancelled, Expired, NotFound, RequestError
 from agent.hardware.clock import believed_time
-from agent.journal.journal import Entry, Final, Journal
+from agent.journal.journal import Entry, Journal
 from agent.logs import log_answer
 from agent.mqtt import intent as intents
 from agent.mqtt import payloads
 from agent.mqtt.client import Incoming
+from agent.mqtt.deliveries import Deliveries
 from agent.mqtt.door import Arrival, Door
 from agent.mqtt.inbox import Safe
 from agent.mqtt.intent import Intent
@@ -38,16 +37,12 @@ from agent.mqtt.payloads import Envelope
 from agent.mqtt.route import Route
 from agent.mqtt.stream import Audience, Stream
 from agent.mqtt.text_stream import TextStream
+from agent.mqtt.tombstones import Tombstones
 from agent.mqtt.topics import Topics
 from agent.rules import Rules
 
 log = logging.getLogger(__name__)
 
-# Answers and refusals under way at once.
-MAX_DELIVERIES = 512
-# A cancel may overtake its request: so long, and so many, are remembered.
-TOMBSTONE_S = 60.0
-MAX_TOMBSTONES = 256
 LOOKS_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
 # So long, and so much text, an answer goes on while no broker is there.
@@ -91,19 +86,14 @@ class Prompts:
         self._box = box
         self._counts = counts
         self._rules = Rules(config)
-        self._on_room = on_room
+        self.deliveries = Deliveries(journal, on_room)
         self._audience = Audience()
         self._live: dict[Key, Live] = {}
         # Live in the journal, and not begun again yet.
         self._put_off: dict[Key, Entry] = {}
-        self._tombstones: OrderedDict[Key, float] = OrderedDict()
-        self._deliveries: set[asyncio.Task[None]] = set()
-        self._down_since: float | None = time.monotonic()
+        self._tombstones = Tombstones()
 
-    @property
-    def is_full(self) -> bool:
-        """True while too much is under way to look at another message."""
-        return len(self._deliveries) >= MAX_DELIVERIES
+        self._down_since: float | None = time.monotonic()
 
     async def run(self) -> None:
         """Say every few seconds where things are, and park what nobody can hear; until cancelled."""
@@ -121,13 +111,12 @@ class Prompts:
 
     async def close(self, timeout_s: float) -> None:
         """Give the last frames a moment; what is not delivered then is in the journal."""
-        if self._deliveries and self._link.connection is not None:
-            await asyncio.wait(self._deliveries, timeout=timeout_s)
+        if self._link.connection is not None:
+            await self.deliveries.settle(timeout_s)
         for entry in (*self._put_off.values(), *(live.entry for live in self._live.values())):
             # A planned end is nobody's fault.
             self._journal.mark_alone(entry, False)
-        for task in self._deliveries:
-            task.cancel()
+        self.deliveries.close()
 
     def on_up(self) -> None:
         """There is a broker again."""
@@ -175,9 +164,7 @@ class Prompts:
                 self._put_off[key], Cancelled("the request was cancelled before its first token")
             )
         if not wanted and not put_off and cancel.id is not None:
-            self._tombstones[client, cancel.id] = time.monotonic() + TOMBSTONE_S
-            while len(self._tombstones) > MAX_TOMBSTONES:
-                self._tombstones.popitem(last=False)
+            self._tombstones.add(client, cancel.id)
 
     def get(self, client: str, message: Incoming) -> None:
         """Say again where a request of this client is, or how it ended."""
@@ -201,7 +188,7 @@ class Prompts:
         elif (client, wanted.id) in self._put_off:
             self._get_put_off(entry, route, is_moved=message.response_topic is not None)
         else:
-            self._say_again(entry, self.stream(wanted.id, route, run=entry.run))
+            self.deliveries.say_again(entry, self.stream(wanted.id, route, run=entry.run))
 
     # ---- a request's life --------------------------------------------------------------------
 
@@ -213,7 +200,7 @@ class Prompts:
         if is_stale and draft.ttl_s is None:
             stale = Expired("the request waited with the broker for minutes; send a new one, with a ttl_s")
             return self._end_for_good(arrival, kept, stale)
-        if self._tombstones.get((client, envelope.id), 0.0) > time.monotonic():
+        if self._tombstones.has(client, envelope.id):
             return self._end_for_good(arrival, kept, Cancelled("the request was cancelled before it arrived"))
         answer = self._dispatcher.submit(
             request, supersede=draft.supersede, replaces_history=draft.replaces_history
@@ -243,7 +230,9 @@ class Prompts:
         finals = stream.error(error)
         self._journal.end(entry, finals)
         self._counts.refused(error)
-        self.spawn(self.deliver(entry, stream, finals), f"end {entry.client}/{entry.id}")
+        self.deliveries.spawn(
+            self.deliveries.deliver(entry, stream, finals), f"end {entry.client}/{entry.id}"
+        )
 
     def put_off(self, entry: Entry) -> None:
         """A request of an earlier daemon is begun again later; until then it is live and can be cancelled."""
@@ -270,7 +259,7 @@ class Prompts:
         )
         live = Live(entry, answer, stream, intent.is_streamed, time.monotonic())
         self._live[entry.client, entry.id] = live
-        self.spawn(self._serve(live), f"answer {entry.client}/{entry.id}")
+        self.deliveries.spawn(self._serve(live), f"answer {entry.client}/{entry.id}")
 
     async def _serve(self, live: Live) -> None:
         entry, answer, stream = live.entry, live.answer, live.stream
@@ -292,13 +281,7 @@ class Prompts:
         finally:
             del self._live[entry.client, entry.id]
             self._dispatcher.cancel(answer)
-        await self.deliver(entry, stream, finals)
-
-    async def deliver(self, entry: Entry, stream: Stream, finals: tuple[Final, ...]) -> None:
-        """Publish a result that is in the journal, until the broker has it."""
-        await self._journal.committed(entry)
-        await stream.deliver(finals)
-        self._journal.delivered(entry)
+        await self.deliveries.deliver(entry, stream, finals)
 
     def _repeat(self, entry: Entry, arrival: Arrival) -> Safe:
         """A duplicate: `accepted` again while the request lives, its result when it has ended."""
@@ -308,14 +291,14 @@ class Prompts:
             return asyncio.ensure_future(self._journal.committed(entry))
         if live is None:
             envelope = arrival.envelope
-            self._say_again(
+            self.deliveries.say_again(
                 entry, self.stream(entry.id, arrival.route, run=entry.run, is_text=envelope.is_text_wanted)
             )
             return None
         if arrival.route != live.stream.route:
             self._move(entry, arrival.route)
         live.stream.reroute(arrival.route)
-        self.spawn(self._accept_again(live), f"again {entry.client}/{entry.id}")
+        self.deliveries.spawn(self._accept_again(live), f"again {entry.client}/{entry.id}")
         return asyncio.ensure_future(self._journal.committed(entry))
 
     def _move(self, entry: Entry, route: Route) -> None:
@@ -335,18 +318,6 @@ class Prompts:
     async def _accept_again(self, live: Live) -> None:
         await self._journal.committed(live.entry)
         live.stream.accept(live.answer.request, self._dispatcher.queue_pos(live.answer))
-
-    def _say_again(self, entry: Entry, stream: Stream) -> None:
-        name = f"repeat {entry.client}/{entry.id}"
-        if all(task.get_name() != name for task in self._deliveries):
-            self.spawn(self._tell_result(entry, stream), name)
-
-    async def _tell_result(self, entry: Entry, stream: Stream) -> None:
-        try:
-            finals = await self._journal.finals(entry)
-        except RequestError as error:
-            finals = stream.error(error)
-        await stream.deliver(finals)
 
     def _on_unheard(self, entry: Entry, answer: Answer) -> None:
         if answer.terminal is None and answer.cancel_reason is None:
@@ -390,20 +361,8 @@ class Prompts:
         if self._link.connection is None:
             return
         stream = self.stream(envelope.id, route, is_text=envelope.is_text_wanted)
-        self.spawn(stream.deliver(stream.error(error)), f"refusal {client}/{envelope.id}")
+        self.deliveries.spawn(stream.deliver(stream.error(error)), f"refusal {client}/{envelope.id}")
 
     def _refuse_unnamed(self, client: str, message: Incoming, error: RequestError) -> None:
         envelope = Envelope(id=payloads.given_id(message.payload) or payloads.make_id())
         self._refuse(client, envelope, self._door.way_back(client, envelope.id, message)[0], error)
-
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Something that has to be told, at its own pace."""
-        task = asyncio.create_task(work, name=name)
-        self._deliveries.add(task)
-        task.add_done_callback(self._on_delivered)
-
-    def _on_delivered(self, task: asyncio.Task[None]) -> None:
-        self._deliveries.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("%s failed", task.get_name(), exc_info=error)
-        self._on_room()

@@ -42,13 +42,13 @@ class Recovery:
             else:
                 self._go_on(one.entry, intent)
         if suspects:
-            self._prompts.spawn(self._one_by_one(suspects), "suspects")
+            self._prompts.deliveries.spawn(self._one_by_one(suspects), "suspects")
 
     def _deliver(self, one: Recovered, intent: Intent) -> None:
         entry = one.entry
         stream = self._prompts.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
-        self._prompts.spawn(
-            self._prompts.deliver(entry, stream, one.finals), f"deliver {entry.client}/{entry.id}"
+        self._prompts.deliveries.spawn(
+            self._prompts.deliveries.deliver(entry, stream, one.finals), f"deliver {entry.client}/{entry.id}"
         )
 
     def _go_on(self, entry: Entry, intent: Intent, *, is_suspect: bool = False) -> Answer | None:
