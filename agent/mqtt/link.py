@@ -158,6 +158,9 @@ class Link:
             await connection.close()
             self._versions.failed(error)
             raise
+        if self._is_closed:  # meanwhile
+            await connection.close()
+            return 0.0
         return await self._stay(connection, early)
 
     async def _stay(self, connection: Connection, early: list[Incoming]) -> float:

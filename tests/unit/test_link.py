@@ -40,6 +40,7 @@ class ScriptedConnection:
         self._closed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
+        await REAL_SLEEP(0)
         if self._failure:
             raise self._failure
 
@@ -306,3 +307,15 @@ async def test_a_link_is_alive_while_a_thread_serves_its_connection(sleeps: list
     scene.connections[-1].is_alive = False
     assert not scene.link.is_alive
     task.cancel()
+
+
+async def test_a_link_that_is_closed_while_it_connects_stays_down(sleeps: list[float]) -> None:
+    """It would say that the box is here after the box has said goodbye."""
+    scene = Scene([])
+    ups: list[bool] = []
+    scene.on_up = lambda: ups.append(True)
+    scene.before_connect = lambda: asyncio.ensure_future(scene.link.close())
+    await asyncio.wait_for(scene.link.run(), 5)
+    assert ups == []
+    assert scene.link.connection is None
+    assert [await connection.closed() for connection in scene.connections] == [0]
