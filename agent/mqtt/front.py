@@ -131,8 +131,9 @@ class MqttFront:
     def publish_state(self) -> None:
         """Publish status and info again, and join or leave the pools; called when the engine's state has
         changed."""
-        self._board.publish_state()
+        # The pools first: who reads that a box stops may count on it.
         self._membership.tend(self._engine.state, is_stopping=self._status.is_stopping)
+        self._board.publish_state()
 
     # ---- the links ---------------------------------------------------------------------------
 

@@ -17,26 +17,26 @@ class Membership:
         self._filters = filters
         self._can_answer = False
         self._has_joined = False
-        self._has_left = False
+        self._is_stopping = False
 
     def on_up(self, connection: Connection, state: EngineState) -> None:
         """There is a new connection, on which nothing is subscribed to."""
         self._has_joined = False
-        self._tend(connection, state, is_stopping=False)
+        self._tend(connection, state)
 
     def tend(self, state: EngineState, *, is_stopping: bool) -> None:
         """Join or leave, as the engine's state has it. A box that stops leaves for good."""
+        self._is_stopping = self._is_stopping or is_stopping
         if (connection := self._link.connection) is not None:
-            self._tend(connection, state, is_stopping=is_stopping)
+            self._tend(connection, state)
 
-    def _tend(self, connection: Connection, state: EngineState, *, is_stopping: bool) -> None:
+    def _tend(self, connection: Connection, state: EngineState) -> None:
         # In between, as after a crash of the engine, it stays what it was: a request that is taken waits.
         if state in (EngineState.READY, EngineState.ASLEEP):
             self._can_answer = True
         elif state is EngineState.FAILED:
             self._can_answer = False
-        self._has_left = self._has_left or is_stopping
-        wanted = self._can_answer and not self._has_left
+        wanted = self._can_answer and not self._is_stopping
         if wanted and not self._has_joined:
             connection.subscribe(self._filters)
         elif self._has_joined and not wanted:
