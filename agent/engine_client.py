@@ -277,7 +277,8 @@ class EngineClient:
             how, self.state.value, process.reason, model=self.model_name, before=self.last_crash
         )
         log.error("the engine ended (%s); last words: %s", how, " / ".join(process.stderr_tail) or "none")
-        if not (said_hello or self._has_spoken or is_for_memory):
+        # Somebody's SIGKILL says nothing about the child itself.
+        if not (said_hello or self._has_spoken or is_for_memory or process.was_killed_by_others):
             self._give_up(never_spoke(how))
             return
         self._set_state(EngineState.STARTING, f"the engine is restarting after {how}")

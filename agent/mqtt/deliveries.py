@@ -20,14 +20,14 @@ class Deliveries:
     def __init__(self, journal: Journal, on_room: Callable[[], None] = lambda: None) -> None:
         self._journal = journal
         self._on_room = on_room
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     @property
     def is_full(self) -> bool:
         """True while too much is under way to look at another message."""
         return len(self._under_way) >= MAX_DELIVERIES
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Have this done beside everything else."""
         task = asyncio.create_task(work, name=name)
         self._under_way.add(task)
@@ -44,10 +44,13 @@ class Deliveries:
             task.cancel()
 
     async def deliver(self, entry: Entry, stream: Stream, finals: tuple[Final, ...]) -> None:
-        """Publish a result that is in the journal, until the broker has it."""
+        """Publish a result that is in the journal, until the broker has it.
+
+        One that is given up stays there: it can be asked for, and the next daemon tries again.
+        """
         await self._journal.committed(entry)
-        await stream.deliver(finals)
-        self._journal.delivered(entry)
+        if await stream.deliver(finals):
+            self._journal.delivered(entry)
 
     def say_again(self, entry: Entry, stream: Stream) -> None:
         """Publish a result once more, for whoever asks; not twice at the same time."""
@@ -60,9 +63,10 @@ class Deliveries:
             finals = await self._journal.finals(entry)
         except RequestError as error:
             finals = stream.error(error)
+        await self._journal.committed(entry)
         await stream.deliver(finals)
 
-    def _on_end(self, task: asyncio.Task[None]) -> None:
+    def _on_end(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=error)

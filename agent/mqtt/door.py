@@ -67,6 +67,12 @@ class Door:
             error = refusal
         return Arrival(client, envelope, route, message, error)
 
+    def remember(self, client: str, mid: int, digest: bytes, request_id: str) -> None:
+        """The id that was made for a request that brought none: `digest` is the SHA-256 of its payload."""
+        self._made_ids[client, mid, digest] = request_id
+        while len(self._made_ids) > MAX_REMEMBERED:
+            self._made_ids.popitem(last=False)
+
     def way_back(self, client: str, request_id: str, message: Incoming) -> tuple[Route, RequestError | None]:
         """The route for an answer about a request: where the message asks for it, else the default."""
         route = Route(self._topics.response(client, request_id), 0, correlation(message))
@@ -108,9 +114,7 @@ class Door:
         key = client, message.mid, hashlib.sha256(message.payload).digest()
         if message.is_duplicate and key in self._made_ids:
             return payloads.rename(envelope, self._made_ids[key])
-        self._made_ids[key] = envelope.id
-        while len(self._made_ids) > MAX_REMEMBERED:
-            self._made_ids.popitem(last=False)
+        self.remember(*key, envelope.id)
         return envelope
 
 

@@ -19,11 +19,13 @@ DISPENSABLE: dict[type[Struct], tuple[str, ...]] = {
         "seed",
     ),
     frames.Progress: ("prompt_done", "prompt_total", "queue_pos"),
-    frames.Done: ("timings", "trimmed", "usage"),
+    frames.Done: ("timings", "trimmed", "usage", "sha256"),
     frames.ErrorFrame: ("detail", "retry_after_ms"),
 }
 # A character in JSON has at most so many bytes (\u0001).
 _MAX_CHAR_BYTES = 6
+# So much of an error's sentence is worth a frame.
+_LEAST_WORDS = "x" * 24
 
 
 def encode_within(frame: Struct, max_bytes: int) -> bytes:
@@ -53,15 +55,13 @@ def fitting_chars(text: str, max_bytes: int) -> int:
 
 
 def smallest_frame(request_id: str, node: str) -> int:
-    """The bytes a payload must be allowed for an answer to get through: `done` with its chunks' hash."""
-    done = frames.Done(
-        id=request_id,
-        seq=10**6,
-        run=100,
-        node=node,
-        finish_reason="cancelled",
-        chunks=10**6,
-        sha256="0" * 64,
+    """The bytes a payload must be allowed for an answer to get through: the longest frame at its least."""
+    common = {"id": request_id, "seq": 10**5, "run": 10, "node": node}
+    done = frames.Done(**common, finish_reason="cancelled", chunks=10**5)
+    chunk = frames.Chunk(**common, off=10**6, text="")
+    error = frames.ErrorFrame(
+        **common, code="insufficient_memory", status=503, message=_LEAST_WORDS, retryable=False
     )
-    delta = frames.Chunk(id=request_id, seq=10**6, run=100, node=node, off=10**7, text="")
-    return max(len(frames.encode(done)), len(frames.encode(delta)) + _MAX_CHAR_BYTES)
+    return max(
+        len(frames.encode(done)), len(frames.encode(chunk)) + _MAX_CHAR_BYTES, len(frames.encode(error))
+    )

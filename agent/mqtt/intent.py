@@ -8,13 +8,17 @@ from agent.request import Request
 
 
 class Intent(Struct, frozen=True):
-    """`request` as it was taken in: its seed drawn, its session's history not in front of it yet."""
+    """`request` as it was taken in: its seed drawn, its session's history not in front of it yet.
+
+    `mid` is the packet id under which it came, where its own id was made here: a redelivery gets the same.
+    """
 
     request: Request
     route: Route
     is_text: bool = False
     is_streamed: bool = True
     replaces_history: bool = False
+    mid: int | None = None
 
 
 _decoder = msgspec.msgpack.Decoder(Intent)

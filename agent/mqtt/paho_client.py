@@ -32,6 +32,8 @@ WILL_DELAY_S = 5
 GOODBYE_S = 2.0
 # Larger messages are not sent to us (MQTT 5). Well above what is answered `too_large`, well below
 # what would hurt a small board.
+# So many messages a broker may send us before the first is acknowledged.
+MAX_UNACKNOWLEDGED = 64
 MAX_INCOMING_BYTES = 2 << 20
 _RETAIN_DO_NOT_SEND = 2
 
@@ -91,6 +93,7 @@ class PahoClient(paho.Client):
             PacketTypes.CONNECT,
             SessionExpiryInterval=SESSION_EXPIRY_S if self._keeps_session else 0,
             MaximumPacketSize=MAX_INCOMING_BYTES,
+            ReceiveMaximum=MAX_UNACKNOWLEDGED,
         )
         self.connect(host, port, keepalive_s, clean_start=not self._keeps_session, properties=properties)
 

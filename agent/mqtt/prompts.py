@@ -82,7 +82,7 @@ class Prompts:
         self._dispatcher = dispatcher
         self._journal = journal
         self._link = link
-        self._door = Door(topics, config.limits.request_bytes)
+        self.door = Door(topics, config.limits.request_bytes)
         self._box = box
         self._counts = counts
         self._rules = Rules(config)
@@ -138,7 +138,7 @@ class Prompts:
     ) -> Safe:
         """A request has come. `is_stale`: it lay with the broker for longer than a request may live that
         does not say for how long."""
-        arrival = self._door.open(client, message, pool)
+        arrival = self.door.open(client, message, pool)
         try:
             if arrival.error is not None:
                 raise arrival.error
@@ -173,7 +173,7 @@ class Prompts:
         except RequestError as error:
             self._refuse_unnamed(client, message, error)
             return
-        route, mistake = self._door.way_back(client, wanted.id, message)
+        route, mistake = self.door.way_back(client, wanted.id, message)
         entry = self._journal.peek(client, wanted.id)
         if mistake is not None or entry is None:
             unknown = NotFound(f"id {wanted.id!r} is not known here; send the request (again)")
@@ -196,7 +196,14 @@ class Prompts:
         client, envelope = arrival.client, arrival.envelope
         draft, is_streamed = payloads.parse_draft(envelope, client, arrival.message.expiry_s, believed_time())
         request = to_request(draft, self._config.limits, self._config.profiles, self._rules.of(client))
-        kept = Intent(request, arrival.route, envelope.is_text_wanted, is_streamed, draft.replaces_history)
+        kept = Intent(
+            request,
+            arrival.route,
+            envelope.is_text_wanted,
+            is_streamed,
+            draft.replaces_history,
+            mid=None if envelope.is_id_given else arrival.message.mid,
+        )
         if is_stale and draft.ttl_s is None:
             stale = Expired("the request waited with the broker for minutes; send a new one, with a ttl_s")
             return self._end_for_good(arrival, kept, stale)
@@ -365,4 +372,4 @@ class Prompts:
 
     def _refuse_unnamed(self, client: str, message: Incoming, error: RequestError) -> None:
         envelope = Envelope(id=payloads.given_id(message.payload) or payloads.make_id())
-        self._refuse(client, envelope, self._door.way_back(client, envelope.id, message)[0], error)
+        self._refuse(client, envelope, self.door.way_back(client, envelope.id, message)[0], error)

@@ -1,5 +1,6 @@
 """After a restart: what an earlier daemon had accepted goes on, and what it had not delivered is."""
 
+import asyncio
 import logging
 
 import msgspec
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # A request that has seen more daemons than this is computed with nobody beside it: it may be what ends them.
 TRUSTED_RUNS = 3
+# Between two results of an earlier daemon for the same client.
+PAUSE_S = 0.01
 
 
 class Recovery:
@@ -29,27 +32,33 @@ class Recovery:
     def begin(self, found: tuple[Recovered, ...]) -> None:
         """`found` is what the journal held, in order of arrival."""
         suspects: list[Entry] = []
+        ended: dict[str, list[tuple[Recovered, Intent]]] = {}
         for one in found:
             intent = intents.decode(one.entry.intent)
             if intent is None:
                 log.error("%s/%s was written by another release; it is lost", one.entry.client, one.entry.id)
                 self._journal.drop(one.entry)
             elif one.entry.state is EntryState.ENDED:
-                self._deliver(one, intent)
+                ended.setdefault(one.entry.client, []).append((one, intent))
             elif one.entry.run > TRUSTED_RUNS and not one.entry.is_alone:
                 self._prompts.put_off(one.entry)
                 suspects.append(one.entry)
             else:
                 self._go_on(one.entry, intent)
+            if intent is not None and intent.mid is not None:
+                self._prompts.door.remember(one.entry.client, intent.mid, one.entry.digest, one.entry.id)
+        for client, results in ended.items():
+            self._prompts.deliveries.spawn(self._deliver(results), f"results of {client}")
         if suspects:
             self._prompts.deliveries.spawn(self._one_by_one(suspects), "suspects")
 
-    def _deliver(self, one: Recovered, intent: Intent) -> None:
-        entry = one.entry
-        stream = self._prompts.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
-        self._prompts.deliveries.spawn(
-            self._prompts.deliveries.deliver(entry, stream, one.finals), f"deliver {entry.client}/{entry.id}"
-        )
+    async def _deliver(self, results: list[tuple[Recovered, Intent]]) -> None:
+        """One client's, at a pace: brokers drop what is too much for a reader, and say nothing of it."""
+        for one, intent in results:
+            entry = one.entry
+            stream = self._prompts.stream(entry.id, intent.route, entry.run, is_text=intent.is_text)
+            await self._prompts.deliveries.deliver(entry, stream, one.finals)
+            await asyncio.sleep(PAUSE_S)
 
     def _go_on(self, entry: Entry, intent: Intent, *, is_suspect: bool = False) -> Answer | None:
         """The answer of a request that is begun again; None where it ends here."""

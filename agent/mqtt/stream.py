@@ -139,8 +139,9 @@ class Stream(ABC):
             return self.error(error)
         return self.done(finished, answer.text)
 
-    async def deliver(self, finals: tuple[Final, ...]) -> None:
-        """Publish at QoS 1, in order, again after every break, until all are acknowledged.
+    async def deliver(self, finals: tuple[Final, ...]) -> bool:
+        """Publish at QoS 1, in order, again after every break, until all are acknowledged; False where that
+        was given up.
 
         A connection that breaks at once, each time just when this is said, breaks because of it: then
         it is given up, or nobody would hear anything any more.
@@ -150,7 +151,7 @@ class Stream(ABC):
             connection = await self._link.wait_up()
             if any(len(final.payload) > connection.max_publish_bytes for final in finals):
                 log.error("the broker takes no more what goes to %s; it is given up", self._route.topic)
-                return
+                return False
             said_at = time.monotonic()
             try:
                 codes = await asyncio.gather(*(self._publish(f.payload, 1, f.suffix) for f in finals))
@@ -165,8 +166,9 @@ class Stream(ABC):
                 log.warning(
                     "the broker refuses what goes to %s (reason 0x%02x)", self._route.topic, max(codes)
                 )
-            return
+            return True
         log.error("the broker disconnects us for what goes to %s; it is given up", self._route.topic)
+        return False
 
     def _publish(self, payload: bytes, qos: int, suffix: str = "") -> "asyncio.Future[int]":
         """Send on the route, or on a topic below it."""

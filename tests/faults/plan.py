@@ -31,6 +31,9 @@ OTHERS = (
     "disk full",
     "memory squeeze",
 )
+# What could not be written while the disk was full is in memory alone until the journal has tried again: a
+# death of the daemon at once after it costs what it costs, as README says.
+FULL, DEATH = "disk full", "daemon kill"
 KINDS = (*BREAKERS, *OTHERS)
 
 
@@ -56,6 +59,9 @@ def _kinds(rng: random.Random, num_faults: int, kinds: Sequence[str]) -> list[st
     drawn: list[str] = []
     while len(drawn) < num_faults:
         drawn += [kind for kind in _round(rng) if kind in kinds]
+    for at in range(len(drawn) - 2):
+        if (drawn[at], drawn[at + 1]) == (FULL, DEATH):
+            drawn[at + 1], drawn[at + 2] = drawn[at + 2], drawn[at + 1]
     return drawn[:num_faults]
 
 

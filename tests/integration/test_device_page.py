@@ -109,7 +109,7 @@ def test_a_frame_too_small_for_the_names_is_refused_with_the_smallest_that_works
     daemon: Daemon, sketch: dict[str, Any]
 ) -> None:
     """And that one does work."""
-    sketch["MAX_FRAME"] = 225
+    sketch["MAX_FRAME"] = 180
     with pytest.raises(ValueError, match="bad_request: max_frame") as caught:
         sketch["ask"]("hello", "r-1")
     numbers = re.findall(r"at least (\d+)", str(caught.value))

@@ -197,3 +197,27 @@ async def test_a_request_the_pipe_cannot_hold_ends_alone(monkeypatch: pytest.Mon
         end = await client.dispatcher.submit(request(max_tokens=3)).finished()
         assert end.usage.completion == 3
         assert client.num_restarts == 0
+
+
+async def test_a_first_child_that_somebody_kills_is_followed_by_another(tmp_path: Path) -> None:
+    """A SIGKILL before the first word says nothing about the build: who waits is answered all the same."""
+    killed = tmp_path / "killed"
+    script = tmp_path / "engine.py"
+    script.write_text(
+        "import os, pathlib, signal, sys\n"
+        f"killed = pathlib.Path({str(killed)!r})\n"
+        "if not killed.exists():\n"
+        "    killed.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"os.execv(sys.executable, [sys.executable, {FAKE_ENGINE!r}, *sys.argv[1:]])\n"
+    )
+    client = EngineClient(lambda hello: LOAD, Limits(), command=(sys.executable, str(script), "0.01"))
+    task = asyncio.create_task(client.run())
+    try:
+        answer = client.dispatcher.submit(request(max_tokens=3))
+        assert await asyncio.wait_for(answer.finished(), 20)
+        assert client.last_crash is not None
+        assert client.last_crash.how == "SIGKILL"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

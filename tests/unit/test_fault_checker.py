@@ -245,3 +245,11 @@ def test_a_workload_is_the_same_for_the_same_seed() -> None:
     assert any(ask.cancel_after_s == 0 for ask in asks)
     assert any(ask.question.ttl_s for ask in asks)
     assert not any(ask.question.ttl_s or ask.cancel_after_s for ask in workload.undisturbed(asks))
+
+
+def test_no_daemon_dies_right_after_its_disk_was_full() -> None:
+    """The journal may not have caught up; every kind still comes as often as another."""
+    for seed in range(50):
+        kinds = [fault.kind for fault in plan.draw(seed, 100, 5)]
+        assert ("disk full", "daemon kill") not in list(pairwise(kinds))
+        assert {kinds.count(kind) for kind in plan.KINDS} <= {4, 5}

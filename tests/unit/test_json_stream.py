@@ -149,3 +149,14 @@ async def test_a_requester_nobody_hears_of_any_more_is_told_of_once() -> None:
         assert gone == []
         stream.progress(answer, 0)
     assert gone == [1]
+
+
+async def test_a_result_the_broker_cannot_take_is_not_delivered() -> None:
+    """It is given up, and said so: the journal keeps it."""
+    link = QuietLink()
+    assert link.connection is not None
+    stream = json_stream(link, Route("t"))
+    finals = stream.done(END, "text" * 500)
+    assert await stream.deliver(finals)
+    link.connection.max_publish_bytes = 1000
+    assert not await stream.deliver(finals)

@@ -203,3 +203,15 @@ def test_an_error_is_an_end() -> None:
     receiver.take({"type": "error", "code": "internal", "run": 1})
     assert receiver.take(delta(2, "c")) == ""
     assert (receiver.frame or {})["code"] == "internal"
+
+
+def test_without_a_digest_the_number_of_chunks_has_to_do() -> None:
+    """Frames for small devices have no room for it."""
+    receiver = Receiver()
+    for frame in pieces("abcdef", [2, 4], kind="chunk")[:-1]:
+        receiver.take(frame)
+    receiver.take({"type": "done", "chunks": 3, "run": 1})
+    assert receiver.frame is None
+    receiver.take(pieces("abcdef", [2, 4], kind="chunk")[-1])
+    assert receiver.frame is not None
+    assert receiver.text == "abcdef"
