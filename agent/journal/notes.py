@@ -1,8 +1,18 @@
 """Small named values that outlive the daemon: a conversation, the last crash."""
 
+from typing import Protocol
+
 # Together, where nobody says more; the oldest names go.
 MAX_NOTES = 256
 MAX_NOTE_BYTES = 1 << 20
+
+
+class Notebook(Protocol):
+    """What those need of the journal who keep small values over restarts."""
+
+    def note(self, name: str, value: bytes | None) -> None: ...
+
+    def notes(self, prefix: str) -> dict[str, bytes]: ...
 
 
 class Notes:

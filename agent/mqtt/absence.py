@@ -4,25 +4,17 @@ A broker with MQTT 3.1.1 does not say how long it has kept a message: only we ca
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from agent.hardware.clock import believed_time
 from agent.journal.clock import Clock
+from agent.journal.notes import Notebook
 
 NOTE = "seen_broker"
 # While connected it is written down so often: a power cut is not announced.
 EVERY_S = 600.0
-
-
-class Notebook(Protocol):
-    """What we need of the journal: small values that outlive the daemon."""
-
-    def note(self, name: str, value: bytes | None) -> None: ...
-
-    def notes(self, prefix: str) -> dict[str, bytes]: ...
 
 
 class _Seen(Struct, frozen=True):

@@ -7,10 +7,10 @@ owner does not want Home Assistant write to its topics. So a note in the journal
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from agent.config import Config
 from agent.errors import BrokerError
+from agent.journal.notes import Notebook
 from agent.mqtt.discovery import birth_delay_s, discovery_message, is_birth, retired_topic
 from agent.mqtt.topics import Topics
 
@@ -22,14 +22,6 @@ REFUSED = 0x80
 
 Publisher = Callable[[str, bytes], Awaitable[int]]
 """Publishes, retained and at QoS 1; gives the broker's reason code. Raises BrokerError."""
-
-
-class Notebook(Protocol):
-    """What we need of the journal: small values that outlive the daemon."""
-
-    def note(self, name: str, value: bytes | None) -> None: ...
-
-    def notes(self, prefix: str) -> dict[str, bytes]: ...
 
 
 class Announcer:
