@@ -1,5 +1,7 @@
 """Making frames fit: text is cut at whole characters, and fields that only inform are left out."""
 
+from typing import Any
+
 import msgspec
 from msgspec import UNSET, Struct
 
@@ -56,7 +58,7 @@ def fitting_chars(text: str, max_bytes: int) -> int:
 
 def smallest_frame(request_id: str, node: str) -> int:
     """The bytes a payload must be allowed for an answer to get through: the longest frame at its least."""
-    common = {"id": request_id, "seq": 10**5, "run": 10, "node": node}
+    common: dict[str, Any] = {"id": request_id, "seq": 10**5, "run": 10, "node": node}
     done = frames.Done(**common, finish_reason="cancelled", chunks=10**5)
     chunk = frames.Chunk(**common, off=10**6, text="")
     error = frames.ErrorFrame(
