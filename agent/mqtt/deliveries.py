@@ -12,6 +12,8 @@ from agent.mqtt.stream import Stream
 log = logging.getLogger(__name__)
 
 MAX_DELIVERIES = 512
+# So many begin in one turn of the loop: one commit of the journal may set hundreds free.
+BEGIN_AT_ONCE = 8
 
 
 class Deliveries:
@@ -21,6 +23,7 @@ class Deliveries:
         self._journal = journal
         self._on_room = on_room
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._turn = asyncio.Semaphore(BEGIN_AT_ONCE)
 
     @property
     def is_full(self) -> bool:
@@ -32,6 +35,11 @@ class Deliveries:
         task = asyncio.create_task(work, name=name)
         self._under_way.add(task)
         task.add_done_callback(self._on_end)
+
+    async def turn(self) -> None:
+        """Wait until the loop has had time for others since so many have begun."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait for what is under way, for a bounded time."""

@@ -272,6 +272,7 @@ class Prompts:
         entry, answer, stream = live.entry, live.answer, live.stream
         try:
             await self._journal.committed(entry)
+            await self.deliveries.turn()
             live.is_accepted = True
             stream.accept(answer.request, self._dispatcher.queue_pos(answer))
             if live.is_streamed:
