@@ -106,16 +106,32 @@ def _parse_yaml(text: bytes | str, where: str) -> Any:
         """Refuses a key that is there twice: YAML would let the second one silently win."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if twice := {key for key in seen if seen.count(key) > 1}:
-                raise yaml.YAMLError(f"the key {sorted(twice)[0]!r} is there twice{node.start_mark}")
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"the key {key.value!r} is there twice{_at(key.start_mark)}")
+                seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:
         return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML lets through what int(), date() and others raise on `!!int x` or 2026-99-99.
-        raise ConfigError(f"{where}: not valid YAML: {one_line(error)}") from error
+        raise ConfigError(f"{where}: not valid YAML: {_yaml_trouble(error)}") from error
+
+
+def _yaml_trouble(error: Exception) -> str:
+    """What it met and where, in one line: without PyYAML's name for a stream and its drawing of the place."""
+    parts = [
+        f"{text}{_at(getattr(error, f'{part}_mark', None))}"
+        for part in ("context", "problem")
+        if (text := getattr(error, part, None))
+    ]
+    return one_line(", ".join(parts) or error)
+
+
+def _at(mark: Any) -> str:
+    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
 
 
 def _environment_overrides(environ: Mapping[str, str]) -> list[tuple[str, list[str], str]]:

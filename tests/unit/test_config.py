@@ -314,8 +314,13 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
         ('mqtt: {host: "\\ud800"}', "'\\ud800' is not allowed; expected text without NUL or half characters"),
         ("[a, b]", "must hold keys and values, not a list"),
         ("just text", "must hold keys and values, not a str"),
-        ("mqtt: [", "not valid YAML"),
-        ("\tmqtt: x", "not valid YAML"),
+        (
+            "node: box\nmqtt: [a",
+            "not valid YAML: while parsing a flow sequence (line 2, column 7),"
+            " expected ',' or ']', but got '<stream end>' (line 2, column 9)",
+        ),
+        ("\tmqtt: x", "found character '\\t' that cannot start any token (line 1, column 1)"),
+        ("node: box: x", "not valid YAML: mapping values are not allowed here (line 1, column 10)"),
         ("node: 2026-99-99", "not valid YAML: month must be in 1..12"),
         ("node: !!int x", "not valid YAML"),
         ("node: !!bool x", "not valid YAML"),
@@ -473,7 +478,7 @@ def test_any_text_is_yaml_or_a_config_error(text: str) -> None:
 def test_a_key_that_is_there_twice_is_refused(file: Path) -> None:
     """YAML itself would let the second section silently replace the first."""
     file.write_text("mqtt: {port: 1884}\nnode: a\nmqtt: {host: b}\n")
-    with pytest.raises(ConfigError, match="'mqtt' is there twice"):
+    with pytest.raises(ConfigError, match=r"'mqtt' is there twice \(line 3, column 1\)"):
         config_file.load(str(file))
 
 
