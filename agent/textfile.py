@@ -47,7 +47,8 @@ class Textfile:
         if self._trouble:
             what = f"The metrics cannot be written to {self._path}: {self._trouble}."
             remedy = (
-                f"Make the folder {self._path.parent} writable for the daemon's user; under systemd also with"
+                f"See that the folder {self._path.parent} is there and writable for the daemon's user; under"
+                " systemd also with"
                 f" ReadWritePaths={self._path.parent} (`systemctl edit tampu`)."
             )
             found.append(Finding(Severity.WARNING, "metrics_not_written", what, remedy))

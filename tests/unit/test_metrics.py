@@ -218,6 +218,7 @@ def test_a_folder_that_cannot_be_written_is_a_finding(
                 await asyncio.sleep(0.001)
             (finding,) = textfile.findings()
             assert (finding.code, finding.severity) == ("metrics_not_written", Severity.WARNING)
+            assert f"See that the folder {folder} is there and writable" in finding.remedy
             assert f"ReadWritePaths={folder}" in finding.remedy
             await asyncio.sleep(0.05)
             folder.mkdir()
