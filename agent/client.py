@@ -456,7 +456,9 @@ class TampuClient:
         if self._up is None:
             return f"the broker at {self._address[0]}:{self._address[1]} is away: {self._trouble}"
         status = self._states.get(node or "", {})
-        said = f"{node or self.pool} is {status.get('state', 'not known to the broker')}"
+        said = f"{node} is {status.get('state', 'not known to the broker')}"
+        if node is None:
+            said = f"no box of the pool {self.pool} has taken it"
         return f"{said} ({reason})" if (reason := status.get("reason") or self._trouble) else said
 
     def _only_node(self) -> str:

@@ -173,6 +173,11 @@ def test_silence_ends_in_a_sentence_about_it(broker: Mosquitto, box: TampuClient
     """Which box, and what the broker knows of it."""
     with pytest.raises(NoAnswer, match="no answer within 1 s: box is not known to the broker"):
         box.ask("hello", timeout_s=0.6)
+    with (
+        TampuClient("127.0.0.1", pool="kitchen", client="me", port=broker.port) as cook,
+        pytest.raises(NoAnswer, match="no answer within 1 s: no box of the pool kitchen has taken it"),
+    ):
+        cook.ask("hello", timeout_s=0.6)
     broker.stop()
     with pytest.raises(NoAnswer, match=r"the broker at 127.0.0.1:\d+ is away"):
         box.ask("hello", timeout_s=0.6)
