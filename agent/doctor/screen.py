@@ -4,7 +4,7 @@ import textwrap
 
 from agent.doctor.report import BoxReport
 from agent.doctor.sections import Line, sections
-from agent.doctor.words import capital, printable, sentence
+from agent.doctor.words import capital, counted, printable, sentence
 from agent.findings import Finding, Severity
 
 WIDTH = 100
@@ -59,8 +59,4 @@ def _verdict(report: BoxReport) -> str:
     errors, warnings = report.num_errors, report.num_warnings
     if not errors and not warnings:
         return "All is well."
-    return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+    return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"

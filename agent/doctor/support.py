@@ -23,7 +23,7 @@ from agent.config import Config, Profile, to_tree
 from agent.crash import Crash
 from agent.doctor.examine import examine
 from agent.doctor.report import LiveReport
-from agent.doctor.words import printable
+from agent.doctor.words import counted, printable
 from agent.errors import TampuError
 from agent.fitting import fitted
 from agent.model_list import ModelHere, models_here
@@ -167,11 +167,12 @@ def contents(report: Report) -> tuple[str, ...]:
         "the configuration" if report.config is not None else "",
         f"the state of the daemon: {report.status.state}" if report.status else "",
         f"the engine's last death: {crash.sentence}" if crash else "",
-        f"the doctor's findings: {doctor.num_errors} errors, {doctor.num_warnings} warnings"
+        f"the doctor's findings: {counted(doctor.num_errors, 'error')},"
+        f" {counted(doctor.num_warnings, 'warning')}"
         if doctor
         else "",
-        f"{len(report.models)} models" if report.models else "",
-        f"the last {len(report.log)} lines of the log" if report.log else "",
+        counted(len(report.models), "model") if report.models else "",
+        f"the last {counted(len(report.log), 'line')} of the log" if report.log else "",
         *(f"not there: {printable(trouble)}" for trouble in report.troubles),
     )
     return (f"tampu {report.version} on {printable(report.system)}", *filter(None, lines))

@@ -13,6 +13,11 @@ def size(count: int | None) -> str:
     return f"{count / MIB:.0f} MiB" if count < GIB else f"{count / GIB:.1f} GiB"
 
 
+def counted(number: int, word: str) -> str:
+    """1 error, 2 errors."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Text that came from elsewhere: it can neither begin a line nor move the terminal's cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -155,4 +155,5 @@ def test_the_screen_says_what_is_in_it() -> None:
     said = contents(full)
     assert "the configuration" in said
     assert "the last 2 lines of the log" in said
+    assert "the last 1 line of the log" in contents(msgspec.structs.replace(EMPTY, log=("a",)))
     assert said[-1] == "not there: doctor: \\x1b[2J"
