@@ -64,7 +64,7 @@ class JsonStream(Stream):
             seed=request.sampling.seed,
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
-            ttl_s=request.ttl_s,
+            ttl_s=None if request.ttl_s is None else round(request.ttl_s, 3),
             priority=request.priority,
             session=UNSET if request.session is None else request.session,
         )

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.answer import Answer
@@ -61,6 +62,13 @@ def test_accepted_says_the_priority_and_the_session_used(session: str | None) ->
     (frame,) = said(stream)
     assert (frame["priority"], frame.get("session"), frame["queue_pos"]) == (2, session, 4)
     assert ("session" in frame) is (session is not None)
+
+
+def test_accepted_says_what_is_left_of_a_time_to_live_in_few_digits() -> None:
+    """After a restart it is a difference of clocks, and a board's buffer is small."""
+    stream = json_stream(QuietLink(), Route("t"))
+    stream.accept(msgspec.structs.replace(request(), ttl_s=296.5173595150045), 0)
+    assert said(stream)[0]["ttl_s"] == 296.517
 
 
 def test_progress_says_the_phase_and_how_much_of_the_prompt_is_done() -> None:
