@@ -71,6 +71,7 @@ class MqttFront:
             lambda _: None,
             self._on_pool_message,
             protocol=str(mqtt.protocol),
+            purpose="for the pools",
         )
         self._membership = Membership(self._pool_link, self._topics.pool_filters())
         self._prompts = Prompts(

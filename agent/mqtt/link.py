@@ -45,7 +45,8 @@ _OLD = Finding(
 
 
 class Link:
-    """`on_up` is called with every new connection, before anything is published on it."""
+    """`on_up` is called with every new connection, before anything is published on it. `purpose` tells one
+    link from another in the log."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Link:
         on_message: Callable[[Connection, Incoming], None],
         *,
         protocol: str = "auto",
+        purpose: str = "",
     ) -> None:
         self._connect = connect
         self._on_up = on_up
@@ -63,6 +65,7 @@ class Link:
         self._connection: Connection | None = None
         self._up = asyncio.Event()
         self._versions = Versions(protocol)
+        self._purpose = f" ({purpose})" if purpose else ""
         self._num_kicks = 0
         self._is_closed = False
         self._was_taken = False
@@ -187,7 +190,9 @@ class Link:
         self._changed_at = time.monotonic()
         self._connection = connection
         self.num_connects += 1
-        log.info("connected to the broker with MQTT %s", "5" if connection.is_v5 else "3.1.1")
+        log.info(
+            "connected to the broker with MQTT %s%s", "5" if connection.is_v5 else "3.1.1", self._purpose
+        )
         for finding in connection.findings:
             log.warning("%s %s", finding.what, finding.remedy)
         self._on_up(connection)
@@ -212,7 +217,7 @@ class Link:
         if self._is_closed:
             return False
         if code != TAKEN_OVER and self._num_kicks < 2:
-            log.warning("the connection to the broker broke")
+            log.warning("the connection to the broker broke%s", self._purpose)
             return False
         self._num_kicks = 0
         log.error(
