@@ -1,6 +1,9 @@
 """What devices send: payloads parsed into structs, and what is wrong with them."""
 
+import difflib
 import secrets
+from collections.abc import Iterable
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -31,6 +34,8 @@ VERSION = 1
 MAX_CORRELATION_BYTES = 128
 # A question larger than this is not looked into for its name.
 MAX_NAMED_BYTES = 4096
+# So many of a request's fields are looked at for a misspelt one.
+MAX_LOOKED_AT = 32
 MIN_FRAME_BYTES, MAX_FRAME_BYTES = 128, 65536
 Ttl = Annotated[float, Meta(gt=0, le=86400 * 365)]
 MaxFrame = Annotated[int, Meta(ge=MIN_FRAME_BYTES, le=MAX_FRAME_BYTES)]
@@ -201,7 +206,7 @@ def parse_draft(
     draft = Draft(
         client=client,
         id=envelope.id,
-        messages=_messages(payload),
+        messages=_messages(payload, envelope.tree),
         profile=payload.profile,
         system=payload.system,
         max_tokens=payload.max_tokens,
@@ -282,14 +287,23 @@ def _parse(payload: bytes, kind: type[T], max_bytes: int, usage: str) -> T:
     return _convert(tree, kind)
 
 
-def _messages(payload: RequestPayload) -> tuple[Message, ...]:
+def _messages(payload: RequestPayload, given: Iterable[str]) -> tuple[Message, ...]:
     if (payload.prompt is None) == (payload.messages is None):
-        raise BadRequest("prompt, messages: exactly one of them must be given")
+        raise BadRequest(f"prompt, messages: exactly one of them must be given{_misspelt(given)}")
     if payload.messages is not None:
         return payload.messages
     if not payload.prompt or not payload.prompt.strip():
         raise BadRequest("prompt: must not be empty")
     return (Message("user", payload.prompt),)
+
+
+def _misspelt(given: Iterable[str]) -> str:
+    """Which of the given fields may have been meant: unknown ones are ignored, and nobody sees why."""
+    for name in islice(given, MAX_LOOKED_AT):
+        meant = difflib.get_close_matches(name[:64], ("prompt", "messages"), n=1)
+        if meant and name not in meant:
+            return f"; is {short(name)} meant to be {meant[0]}?"
+    return ""
 
 
 def _ttl_left(payload: RequestPayload, now: float | None) -> float | None:

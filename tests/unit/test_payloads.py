@@ -171,3 +171,11 @@ def test_any_bytes_are_a_cancel_or_a_named_error(payload: bytes) -> None:
     except RequestError:
         return
     assert cancel.id is not None or cancel.all
+
+
+def test_a_misspelt_prompt_is_recognised() -> None:
+    """Unknown fields are ignored, so the sentence about the missing one says which may be it."""
+    for name, meant in (("promt", "prompt"), ("message", "messages")):
+        envelope, _ = payloads.open_envelope(json.dumps({name: "hi"}).encode(), is_json=True, max_bytes=999)
+        with pytest.raises(BadRequest, match=f"is '{name}' meant to be {meant}"):
+            payloads.parse_draft(envelope, "me", None)
