@@ -85,7 +85,7 @@ def test_a_broker_that_comes_late_is_found(
     daemon = start_daemon(mqtt={"port": any_broker.port}, online=False)
     wait_until(lambda: daemon.status().get("state") == "online", "the socket answers")
     assert serves_its_socket(daemon)
-    assert "cannot be reached" in daemon.log.read_text()
+    wait_until(lambda: "cannot be reached" in daemon.log.read_text(), "a try has failed")
     any_broker.start()
     wait_until(lambda: is_connected(daemon), "the daemon is there", BACK_WITHIN_S)
     is_heard_and_hears(any_broker.port, "r1")

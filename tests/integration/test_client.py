@@ -261,7 +261,7 @@ def test_the_client_is_a_program_too(daemon: Daemon, broker: Mosquitto, tmp_path
     """One file, copied away from everything it came with."""
     script = tmp_path / "client.py"
     script.write_text(Path(client_module.__file__).read_text())
-    command = [sys.executable, str(script), "127.0.0.1", NODE, "hello", "--port", str(broker.port)]
+    command = [sys.executable, str(script), "127.0.0.1", NODE, "a LONG story", "--port", str(broker.port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()

@@ -89,7 +89,7 @@ def test_the_micropython_sketch_waits_for_broker_and_box(
     """Neither is there when it asks."""
     broker.stop()
     texts: list[str] = []
-    board = threading.Thread(target=lambda: texts.append(sketch["ask"]("hello", "r-1", max_tokens=20)))
+    board = threading.Thread(target=lambda: texts.append(sketch["ask"]("a LONG story", "r-1", max_tokens=20)))
     board.start()
     broker.start()
     start_daemon()

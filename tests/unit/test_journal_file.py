@@ -301,7 +301,8 @@ async def test_what_is_kept_for_a_broken_disk_is_bounded(tmp_path: Path) -> None
                 await asyncio.sleep(0.02)
         batch = journal._changes.take()
         assert len(batch.rows) <= 64
-        assert len(batch.gone) + len(batch.notes) <= 4
+        # Besides a few, those of a try that is under way.
+        assert len(batch.gone) + len(batch.notes) <= 64 + 4
         texts = [frame.payload for _, frames in batch.frames for frame in frames or ()]
         assert 0 < sum(len(text) for text in texts) <= 1 << 16
         journal._changes.settle(is_written=False)
