@@ -49,8 +49,3 @@ class Counts:
     def _failed(self, code: str) -> None:
         # As errors.from_code has it: what nobody knows is internal. So the names stay bounded.
         self.errors[code if code in self.errors else Internal.code] += 1
-
-    @property
-    def num_ended(self) -> int:
-        """Requests with a result, refusals included."""
-        return sum(self.done.values()) + sum(self.errors.values())

@@ -64,11 +64,6 @@ class Dispatcher:
         return len(self._live)
 
     @property
-    def num_queued(self) -> int:
-        """Live answers whose prompt is not being computed yet."""
-        return sum(not answer.is_started for answer in self._live.values())
-
-    @property
     def is_engine_needed(self) -> bool:
         """True while there is an answer that could be computed; parked ones could not be heard."""
         return any(not answer.is_parked for answer in self._live.values())

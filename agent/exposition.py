@@ -9,7 +9,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 

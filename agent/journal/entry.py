@@ -79,11 +79,6 @@ class Entry:
         return self.client, self.id
 
     @property
-    def num_lives(self) -> int:
-        """How often a start of the daemon has found it live: deaths it may have had a part in."""
-        return self.run - 1
-
-    @property
     def has_text(self) -> bool:
         """Whether its terminal frames are still somewhere."""
         return self.num_frame_bytes > 0
@@ -137,9 +132,8 @@ class Batch:
 @dataclass(slots=True, kw_only=True)
 class Written:
     """How a write went: `fault` is None when it was done. `is_anew`: nothing was written, because the file
-    is another one than before; write everything. `num_bytes`: given to the disk by now, 0 where unknown."""
+    is another one than before; write everything."""
 
     fault: Finding | None = None
     is_anew: bool = False
     notices: list[Finding] = field(default_factory=list)
-    num_bytes: int = 0

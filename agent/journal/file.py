@@ -55,9 +55,8 @@ class _DamagedError(Exception):
 class JournalFile:
     """`folder`/journal.db, made when it is missing. Opened by `open`, or else by the next `write`."""
 
-    def __init__(self, folder: Path, root: Path = Path("/")) -> None:
+    def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
-        self._io = root / "proc/thread-self/io"
         self._db: sqlite3.Connection | None = None
         self._place: tuple[int, int] | None = None
         # Whose rows the caller knows: the identity of the file it has read, or has written everything to.
@@ -106,7 +105,7 @@ class JournalFile:
             self._shrink(self._connect())
         except (sqlite3.Error, OSError, _DamagedError) as error:
             return self._recover(error)
-        return Written(num_bytes=self._num_bytes_written())
+        return Written()
 
     def read_frames(self, seq: int) -> tuple[Final, ...] | None:
         """The terminal frames of an entry; None when they cannot be read."""
@@ -211,14 +210,6 @@ class JournalFile:
             if num_free > VACUUM_PAGES and num_free * 2 > _one(db, "PRAGMA page_count"):
                 # A script, because `execute` would take the first of its many steps only.
                 db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
-
-    def _num_bytes_written(self) -> int:
-        """What this thread, which writes nothing else, has given to the disk."""
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._io.read_text().splitlines():
-                if line.startswith("write_bytes: "):
-                    return int(line.split()[1])
-        return 0
 
     def _take_notices(self) -> list[Finding]:
         notices, self._notices = self._notices, []

@@ -59,17 +59,12 @@ class Journal:
         if settings.mode == "disk":
             folder = Path(settings.folder)
             self._changes = Changes(self._index, self._notes, self._clock)
-            self._mirror = Mirror(folder, self._changes, self._clock, on_findings, root)
+            self._mirror = Mirror(folder, self._changes, self._clock, on_findings)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong with the disk: while it lasts, or what was lost since the start."""
         return self._mirror.findings if self._mirror else ()
-
-    @property
-    def num_bytes_written(self) -> int:
-        """Bytes given to the disk since the start; 0 where the system does not count them."""
-        return self._mirror.num_bytes_written if self._mirror else 0
 
     def is_alive(self) -> bool:
         """Whether the journal's thread has answered lately."""

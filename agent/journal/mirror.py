@@ -45,13 +45,11 @@ class Mirror:
         changes: Changes,
         clock: Clock,
         on_findings: Callable[[], None],
-        root: Path = Path("/"),
     ) -> None:
         self._folder = folder
         self._changes = changes
         self._clock = clock
         self._on_findings = on_findings
-        self._root = root
         self._worker = Worker("journal")
         self._waiters: dict[Entry, list[asyncio.Future[None]]] = {}
         self._changed = asyncio.Event()
@@ -62,7 +60,6 @@ class Mirror:
         self._fault: Finding | None = None
         self._notices: tuple[Finding, ...] = ()
         self._file: JournalFile | None = None
-        self.num_bytes_written = 0
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -98,7 +95,7 @@ class Mirror:
         # Here, on the thread: sqlite3 is imported where there is a file only.
         from agent.journal.file import JournalFile
 
-        self._file = JournalFile(self._folder, self._root)
+        self._file = JournalFile(self._folder)
         return self._file.open(self._clock.boot_id, self._clock.now())
 
     def _let_go(self) -> None:
@@ -213,7 +210,6 @@ class Mirror:
                 log.exception("the journal could not be written")
         self._changes.settle(is_written=written.fault is None and not written.is_anew)
         self._take_notices(written.notices)
-        self.num_bytes_written = max(self.num_bytes_written, written.num_bytes)
         return written
 
     async def _patiently(self, batch: Batch) -> Written:
@@ -229,7 +225,7 @@ class Mirror:
     def _write(self, batch: Batch) -> Written:
         from agent.journal.file import JournalFile
 
-        self._file = self._file or JournalFile(self._folder, self._root)
+        self._file = self._file or JournalFile(self._folder)
         return self._file.write(batch)
 
     def _try_again(self) -> None:
